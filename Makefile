@@ -1,0 +1,41 @@
+# Needs make and Python 3.10 or newer; everything else is installed into .venv.
+#   make test    style and tests, as CI runs them
+#   make lint    style and types
+#   make demo    the demo page
+#   make clean   removes caches and build output, keeps .venv
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.requirements-installed
+DESELECTED := slow or gpu or network
+
+.PHONY: test lint demo clean
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@echo 'Tests marked slow, gpu or network are left out here; to run them: $(BIN)/pytest -m "$(DESELECTED)"'
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo:
+	@echo 'The demo page is not part of this version yet: nothing was started, and make reports an error.' >&2
+	@echo 'The same results are to be had on the command line, see: $(BIN)/python -m ast_hf --help' >&2
+	@exit 1
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# pip is the last thing that venv puts in place: where it is missing, the environment is missing or half made.
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+$(STAMP): requirements.txt requirements-dev.txt | $(BIN)/pip
+	$(BIN)/python -m pip install -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,7 @@
+"""`python -m ast_hf`."""
+
+import sys
+
+from ast_hf.cli import main
+
+sys.exit(main())

@@ -1,0 +1,167 @@
+"""What teacher and student learn from, computed once: features through the frozen backbone, kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ast_hf.backbone import has_fast_bf16
+from ast_hf.checkpoint import write_whole
+from ast_hf.model import ASTDetector
+from ast_hf.parts import Part, ReadPart, ahead, read_part, stack
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class PreparedParts:
+    """N parts as `ASTDetector.compare` takes them, before standardisation, on the model's device."""
+
+    inputs: Tensor  # (N, C, h, w)
+    foreground: Tensor | None  # (N, 1, h, w) in [0, 1], or None for all ones
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def default_cache_folder() -> Path:
+    """`$AST_HF_HOME/features`, or ~/.cache/ast_hf/features."""
+    return Path(os.environ.get("AST_HF_HOME") or Path.home() / ".cache" / "ast_hf") / "features"
+
+
+class FeatureCache:
+    """Features of pictures on disk, found by content: the same picture under another name is the same entry.
+
+    The key covers the picture's bytes and all that the features depend on: backbone weights, layer, size, padding
+    and arithmetic. Entries may be deleted at any time.
+
+    Args:
+        folder: Made where it is missing.
+        model: The detector whose backbone computes what is missing.
+    """
+
+    def __init__(self, folder: Path, model: ASTDetector) -> None:
+        if model.backbone is None:
+            raise ValueError("A detector without a backbone has no features to keep.")
+        config = model.config
+        arithmetic = "bf16" if has_fast_bf16(model.device) else "fp32"
+        settings = (config.backbone_layer, config.image_size, config.backbone_padding, arithmetic)
+        self.settings = f"{model.backbone.digest()} {settings}".encode()
+        self.folder = folder
+
+    def path(self, image: object) -> Path:
+        """Where a picture's features are or will be."""
+        sha = hashlib.sha256(self.settings)
+        for piece in _content(image):
+            sha.update(piece)
+        name = sha.hexdigest()
+        return self.folder / name[:2] / f"{name}.safetensors"
+
+    def get(self, image: object) -> Tensor | None:
+        """The features (F, h, w), or None where they are missing or damaged."""
+        try:
+            return load_file(self.path(image))["features"]
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def put(self, image: object, features: Tensor) -> None:
+        """Keeps the features (F, h, w) of a picture."""
+        path = self.path(image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save({"features": features.cpu().contiguous()}))
+
+
+@torch.inference_mode()
+def prepare(
+    model: ASTDetector,
+    parts: Sequence[Part],
+    *,
+    cache: FeatureCache | None = None,
+    batch_size: int = 8,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> PreparedParts:
+    """Reads parts and runs the backbone over those pictures whose features are not in the cache yet.
+
+    Args:
+        model: Its backbone and sizes are used; it is not changed.
+        parts: At least one.
+        cache: Where features are looked up and kept; None computes all of them.
+        batch_size: Pictures a forward pass.
+        on_batch: Called with (parts done, parts in all).
+
+    Raises:
+        ImageReadError: A part cannot be used.
+    """
+    inputs, foreground = [], []
+    for batch in _batches(ahead(lambda part: _lookup(model, part, cache), parts), batch_size):
+        features = _features(model, batch, cache)
+        read = [entry.read for entry in batch]
+        inputs.append(model.join(features, stack([r.depth for r in read], model.device)))
+        foreground.append(model.mask(stack([r.foreground for r in read], model.device)))
+        if on_batch is not None:
+            on_batch(sum(map(len, inputs)), len(parts))
+    masks = [mask for mask in foreground if mask is not None]
+    # Clones leave inference mode behind, so that training may use the tensors.
+    return PreparedParts(torch.cat(inputs).clone(), torch.cat(masks).clone() if masks else None)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    part: Part
+    read: ReadPart
+    features: Tensor | None
+
+
+def _lookup(model: ASTDetector, part: Part, cache: FeatureCache | None) -> _Entry:
+    features = cache.get(part.image) if cache is not None else None
+    if features is not None and not model.config.uses_depth:
+        return _Entry(part, _NOTHING_TO_READ, features)
+    return _Entry(part, read_part(model.config, part), features)
+
+
+_NOTHING_TO_READ = ReadPart(Image.new("RGB", (1, 1)), None, None, None)
+
+
+def _features(model: ASTDetector, batch: Sequence[_Entry], cache: FeatureCache | None) -> Tensor | None:
+    """Features (B, F, h, w) of a batch, from the cache where they were, else computed and kept."""
+    if model.backbone is None:
+        return None
+    found = {i: entry.features for i, entry in enumerate(batch) if entry.features is not None}
+    new = [i for i in range(len(batch)) if i not in found]
+    if new:
+        pixel_values = stack([batch[i].read.pixel_values for i in new], model.device)
+        assert pixel_values is not None
+        for i, features in zip(new, model.backbone(pixel_values), strict=True):
+            found[i] = features
+            if cache is not None:
+                cache.put(batch[i].part.image, features)
+    return torch.stack([found[i].to(model.device) for i in range(len(batch))])
+
+
+def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def _content(image: object) -> Iterator[bytes]:
+    if isinstance(image, (str, os.PathLike)):
+        yield Path(image).read_bytes()
+    elif isinstance(image, bytes):
+        yield image
+    else:
+        pixels = np.asarray(image)
+        yield f"{getattr(image, 'mode', '')} {pixels.dtype} {pixels.shape}".encode()
+        yield np.ascontiguousarray(pixels).tobytes()
