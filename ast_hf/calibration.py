@@ -34,9 +34,7 @@ class Calibration:
     def __post_init__(self) -> None:
         for name in ("scores", "peaks"):
             object.__setattr__(self, name, _checked(name, getattr(self, name)))
-        rate = self.false_positive_rate
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
-            raise ConfigError(f"false_positive_rate is {rate!r}: give a number between 0 and 1, such as 0.05.")
+        check_rate(self.false_positive_rate)
 
     def threshold(self, false_positive_rate: float | None = None) -> float:
         """The image score above which a part is called anomalous.
@@ -80,6 +78,12 @@ class Calibration:
             return cls(tuple(values["scores"]), tuple(values["peaks"]), values["false_positive_rate"])
         except (KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"The stored calibration cannot be used ({error}).") from error
+
+
+def check_rate(rate: object) -> None:
+    """Raises `ConfigError` for a false-positive rate that is no number in (0, 1)."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
+        raise ConfigError(f"false_positive_rate is {rate!r}: give a number between 0 and 1, such as 0.05.")
 
 
 def upper_bound(scores: Sequence[float], false_positive_rate: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ast_hf.backbone import PRETRAINED
+from ast_hf.calibration import DEFAULT_FALSE_POSITIVE_RATE
 from ast_hf.checkpoint import write_whole
 from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe, parse_changes
 from ast_hf.errors import ASTError, ImageReadError
@@ -69,6 +71,12 @@ def _add_train(verbs: Any) -> None:
     verb.add_argument(
         "--backbone-weights", default=PRETRAINED, help="safetensors file in timm's names (default: from the Hub)"
     )
+    verb.add_argument(
+        "--false-positive-rate",
+        type=float,
+        default=DEFAULT_FALSE_POSITIVE_RATE,
+        help="share of good parts that the threshold may call anomalous (default: 0.05)",
+    )
     verb.add_argument("--half-precision", action="store_true", help="store the weights in fp16")
     _add_common(verb)
     verb.add_argument("--seed", type=int, default=0, help="the same seed gives the same detector (default: 0)")
@@ -88,6 +96,9 @@ def _add_predict(verbs: Any) -> None:
     )  # fmt: skip
     verb.add_argument("--output", type=Path, help="folder for overlays and for the rows as a file")
     verb.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="of the rows (default: jsonl)")
+    verb.add_argument(
+        "--false-positive-rate", type=float, help="another rate for the threshold than the one it was trained with"
+    )
     verb.add_argument("--raw-maps", action="store_true", help="also write each anomaly map as float32 .npy")
     verb.add_argument("--batch-size", type=int, default=8, help="pictures computed at once (default: 8)")
     _add_common(verb)
@@ -108,6 +119,7 @@ def _train(options: argparse.Namespace) -> int:
         TrainingRecipe.preset(options.preset, **recipe_changes),
         options.device,
         options.seed,
+        false_positive_rate=options.false_positive_rate,
         backbone_weights=options.backbone_weights,
     )
     model.save_pretrained(options.output, half_precision=options.half_precision)
@@ -124,6 +136,8 @@ def _predict(options: argparse.Namespace) -> int:
     if options.raw_maps and options.output is None:
         raise ASTError("--raw-maps needs --output, the folder that they go to.")
     model = ASTDetector.from_pretrained(options.model, device=options.device)
+    if options.false_positive_rate is not None and model.calibration is not None:
+        model.calibration = dataclasses.replace(model.calibration, false_positive_rate=options.false_positive_rate)
     parts, unlisted = _list_parts(model.config, options.paths)
     if options.output is not None and model.calibration is None:
         _LOG.warning("This detector is not calibrated: no overlays are drawn.")

@@ -214,7 +214,7 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
             "teacher_channels": 64,
             "student_channels": 256,
         },
-        {"epochs": 24},
+        {"epochs": 12},
     ),
 }
 

@@ -66,7 +66,7 @@ def read_part(config: ASTDetectorConfig, part: Part) -> ReadPart:
         if picture is not None and picture.size != points.shape[1::-1]:
             sizes = f"{picture.width} x {picture.height} against {points.shape[1]} x {points.shape[0]}"
             raise ImageReadError(part.name, f"picture and scan differ in size ({sizes}); they must fit pixel by pixel")
-        depth, foreground = DepthProcessor(size=config.depth_size)(points, source=source_name(part.points))
+        depth, foreground = DepthProcessor(config.depth_size)(points, source=source_name(part.points))
         picture = picture or _height_picture(points)
     assert picture is not None  # _check_modality has seen to it
     return ReadPart(picture, pixel_values, depth, foreground)
@@ -87,6 +87,8 @@ def as_parts(config: ASTDetectorConfig, images: Any, points: Iterable[Any] | Non
     """
     if isinstance(images, (str, os.PathLike)):
         return _folder_parts(config, Path(images))
+    if images is not None and not hasattr(images, "__getitem__"):
+        images = list(images)
     # By index, since torch's datasets promise no iteration that ends.
     parts = [_as_part(images[i]) for i in range(len(images))] if images is not None else []
     if points is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ast_hf.backbone import PRETRAINED
-from ast_hf.calibration import Calibration
+from ast_hf.calibration import DEFAULT_FALSE_POSITIVE_RATE, Calibration, check_rate
 from ast_hf.config import ASTDetectorConfig, TrainingRecipe
 from ast_hf.errors import ASTError, ConfigError
 from ast_hf.features import FeatureCache, PreparedParts, default_cache_folder, prepare
@@ -42,6 +42,7 @@ def train(
     seed: int = 0,
     *,
     points: Any = None,
+    false_positive_rate: float = DEFAULT_FALSE_POSITIVE_RATE,
     backbone_weights: str | Path | None = PRETRAINED,
     cache_folder: str | Path | None = None,
     progress: Progress | None = None,
@@ -55,16 +56,18 @@ def train(
         device: Where; CUDA where there is one, by default.
         seed: Fixes initial weights, hold-out and order: on one device the same seed gives the same model.
         points: Point clouds, one a picture, for depth modalities.
+        false_positive_rate: Share of good parts that the threshold may call anomalous, in (0, 1).
         backbone_weights: "pretrained" takes timm's from the Hub, a path reads a safetensors file.
         cache_folder: Where features are kept for the next run; `features.default_cache_folder()` by default.
         progress: Called as training goes on; a progress bar on a terminal by default.
 
     Raises:
-        ConfigError: There are too few images to train on and calibrate with.
+        ConfigError: There are too few images to train on and calibrate with, or the rate is outside (0, 1).
         ImageReadError: An image cannot be used.
         TrainingError: The loss stopped being finite.
     """
     recipe = recipe or TrainingRecipe()
+    check_rate(false_positive_rate)  # now, rather than after an hour of training
     parts = as_parts(config, good_images, points)
     fitted, held_out = hold_out(len(parts), recipe, seed)
     model = build(config, seed, backbone_weights=backbone_weights).to(default_device(device))
@@ -75,7 +78,7 @@ def train(
         prepared = prepare(model, parts, cache=cache, on_batch=lambda done, total: report("features", done, total))
         fit(model, select(prepared, fitted), recipe, seed=seed, progress=report)
     if held_out:
-        calibrate(model, select(prepared, held_out))
+        calibrate(model, select(prepared, held_out), false_positive_rate)
     return model
 
 
@@ -159,7 +162,12 @@ def teacher_targets(model: ASTDetector, inputs: Tensor, batch_size: int = 32) ->
 
 
 @torch.no_grad()
-def calibrate(model: ASTDetector, parts: PreparedParts, batch_size: int = 32) -> None:
+def calibrate(
+    model: ASTDetector,
+    parts: PreparedParts,
+    false_positive_rate: float = DEFAULT_FALSE_POSITIVE_RATE,
+    batch_size: int = 32,
+) -> None:
     """Sets `model.calibration` from good parts that the model was not trained on."""
     scores, peaks = [], []
     for rows in torch.arange(len(parts)).split(batch_size):
@@ -167,7 +175,7 @@ def calibrate(model: ASTDetector, parts: PreparedParts, batch_size: int = 32) ->
         output = model.compare(batch.inputs, batch.foreground)
         scores += output.score.tolist()
         peaks += output.anomaly_map.amax(dim=(1, 2)).tolist()
-    model.calibration = Calibration(tuple(scores), tuple(peaks))
+    model.calibration = Calibration(tuple(scores), tuple(peaks), false_positive_rate)
 
 
 def _optimize(

@@ -156,7 +156,7 @@ def contact_sheet(
 
 
 def _relative(anomaly_map: np.ndarray, scale: float) -> np.ndarray:
-    """The map in units of the scale; what bicubic resizing threw below zero is zero."""
+    """The map in units of the scale."""
     values = np.asarray(anomaly_map, dtype=np.float64)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"The anomaly map has shape {values.shape}; give one map (H, W).")
@@ -164,11 +164,11 @@ def _relative(anomaly_map: np.ndarray, scale: float) -> np.ndarray:
         raise ValueError("The anomaly map holds values that are not finite: check the model's weights and its input.")
     if not 0 < scale < np.inf:
         raise ValueError(f"The scale is {scale}; give the positive map value at which a pixel counts as anomalous.")
-    return np.maximum(values, 0) / scale
+    return values / scale
 
 
 def _colours(relative: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3): the colours of this module's table."""
+    """uint8 (H, W, 3): this module's colours; what bicubic resizing threw below zero is black, like zero."""
     positions = np.where(relative < 1, relative / 2, 1 - 0.5 / np.maximum(relative, 1))
     anchors = np.linspace(0, 1, len(_INFERNO))
     channels = [np.interp(positions, anchors, _INFERNO[:, channel]) for channel in range(3)]

@@ -60,6 +60,18 @@ def test_predict_prints_one_row_a_picture(
     assert (tmp_path / "out" / "results.jsonl").read_text() == printed
 
 
+def test_another_false_positive_rate_moves_the_threshold(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.picture(0).save(tmp_path / "part.png")
+    command = ["predict", str(model_folder), str(tmp_path / "part.png"), "--device", "cpu"]
+    assert main(command) == 0
+    assert main([*command, "--false-positive-rate", "0.4"]) == 0
+    strict, lax = (json.loads(line)["threshold"] for line in capsys.readouterr().out.splitlines())
+    assert lax < strict
+    assert main([*command, "--false-positive-rate", "5"]) == 2
+
+
 def test_bad_files_are_rows_and_exit_status_1(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,7 +108,7 @@ def test_3d_from_folders(modality: str, tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     for i in range(18):
         tiny.picture(i).save(tmp_path / "rgb" / f"{i}.png")
-        tifffile.imwrite(tmp_path / "xyz" / f"{i}.tiff", tiny.scan(i), photometric="minisblack")
+        tifffile.imwrite(tmp_path / "xyz" / f"{i}.tiff", tiny.scan(i), photometric="rgb")
     config = tiny.config(modality)
     model = train(config, tmp_path, tiny.RECIPE, "cpu", backbone_weights=None, cache_folder=tmp_path / "c")
     image = tiny.picture(0) if config.uses_rgb else None
@@ -149,10 +149,11 @@ def test_divergence_is_an_error() -> None:
 
 def test_calibrate_uses_the_models_own_scores() -> None:
     model, parts = prepared(9)
-    calibrate(model, parts, batch_size=4)
+    calibrate(model, parts, 0.1, batch_size=4)
     with torch.no_grad():
         output = model.compare(parts.inputs)
     assert model.calibration is not None
+    assert model.calibration.false_positive_rate == 0.1
     assert model.calibration.scores == pytest.approx(sorted(output.score.tolist()), rel=1e-5)
     assert model.calibration.peaks == pytest.approx(sorted(output.anomaly_map.amax((1, 2)).tolist()), rel=1e-5)
 
