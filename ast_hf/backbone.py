@@ -18,6 +18,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from ast_hf.errors import CheckpointError, ConfigError
+from ast_hf.folding import fold_batch_norm
 
 PRETRAINED = "pretrained"
 
@@ -49,6 +50,9 @@ class FeatureExtractor(nn.Module):
         if padding is not None:
             _fix_padding(self.trunk, padding)
         self.requires_grad_(False)
+        # What computes: `trunk` with its batch norms folded, made when first needed. In a tuple, so that it is no
+        # submodule and stays out of checkpoints.
+        self._folded: tuple[nn.Module, ...] = ()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
 
@@ -61,7 +65,20 @@ class FeatureExtractor(nn.Module):
         """Maps pictures (B, 3, H, W), ImageNet-normalised, to float32 features (B, C, h, w)."""
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         with fast_autocast(pixel_values.device):
-            return self.trunk(pixel_values).float()
+            return self._fast_trunk()(pixel_values).float()
+
+    def _fast_trunk(self) -> nn.Module:
+        if not self._folded:
+            self._folded = (fold_batch_norm(self.trunk),)
+        return self._folded[0]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> FeatureExtractor:
+        self._folded = ()  # the weights move to another device or type
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._folded = ()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def output_shape(self, size: int) -> tuple[int, int, int]:
         """(C, h, w) of the features of a picture of `size` pixels square, found without computing any."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ast_hf.backbone import FeatureExtractor, cut
 from ast_hf.errors import CheckpointError, ConfigError
+from ast_hf.folding import fold_batch_norm
 
 
 def authors_features(network: EfficientNet, pixel_values: Tensor, block: int) -> Tensor:
@@ -83,6 +85,38 @@ def test_cut_gives_the_layers_output(name: str, layer: str) -> None:
     with torch.no_grad():
         network(x)
         assert torch.equal(cut(network, layer)(x), seen[0])
+
+
+@torch.no_grad()
+def test_folded_trunk_follows_its_weights() -> None:
+    extractor = FeatureExtractor("test_efficientnet", "blocks.3", weights=None)
+    names, x = list(extractor.state_dict()), torch.rand(2, 3, 64, 64)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        state = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in extractor.state_dict().items()}
+        extractor.load_state_dict(state)
+        assert relative_error(extractor(x), extractor.trunk(x)) < 1e-5
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in extractor._fast_trunk().modules())
+    extractor.double()
+    assert relative_error(extractor.trunk(x.double()), extractor(x.double())) < 1e-5
+    assert list(extractor.state_dict()) == names
+    copy.deepcopy(extractor)(x.double())
+
+
+@torch.no_grad()
+def test_a_batch_norm_elsewhere_is_not_folded() -> None:
+    class Reordered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.norm(x) + 1)
+
+    network = Reordered().eval()
+    network.norm.running_var.fill_(5)
+    assert fold_batch_norm(network) is network
 
 
 def test_unknown_network_or_layer() -> None:
