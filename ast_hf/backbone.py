@@ -36,7 +36,7 @@ class FeatureExtractor(nn.Module):
 
     Raises:
         ConfigError: timm has no such network, or it has no such layer, or is not a chain of modules up to it.
-        CheckpointError: The weights do not fit the network.
+        CheckpointError: The weights cannot be had, or do not fit the network.
     """
 
     def __init__(
@@ -163,6 +163,11 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
         if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
             raise ConfigError(f"timm has no network {name!r}: see timm.list_models().") from error
         raise
+    except OSError as error:  # what huggingface_hub's errors have in common
+        raise CheckpointError(
+            f"The weights of {name} cannot be fetched from the Hub and are not in its cache: connect, "
+            "or give a safetensors file as backbone_weights (--backbone-weights)."
+        ) from error
 
 
 def _load(trunk: nn.Module, path: Path) -> None:

@@ -128,6 +128,11 @@ def test_unknown_network_or_layer() -> None:
         FeatureExtractor("test_vit", "blocks.0", weights=None)
 
 
+def test_an_unreachable_hub_is_a_sentence() -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be fetched from the Hub.*backbone_weights"):
+        FeatureExtractor("tf_efficientnet_b0.aa_in1k", "blocks.5")
+
+
 def test_stays_in_eval_mode_without_gradients() -> None:
     extractor = FeatureExtractor("test_efficientnet", "blocks.3", weights=None)
     before = {k: v.clone() for k, v in extractor.state_dict().items()}
