@@ -223,7 +223,7 @@ def progress_bars(*, disable: bool | None = None) -> Iterator[Progress]:
         if stage not in bars:
             for bar in bars.values():
                 bar.close()
-            unit = "part" if stage == "features" else "epoch"
+            unit = "epoch" if stage in ("teacher", "student") else "part"
             bars[stage] = tqdm(total=total, desc=f"{stage:8}", unit=unit, disable=disable)
         if loss is not None:
             bars[stage].set_postfix_str(f"loss {loss:.4g}", refresh=False)
