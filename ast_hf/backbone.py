@@ -64,8 +64,9 @@ class FeatureExtractor(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Maps pictures (B, 3, H, W), ImageNet-normalised, to float32 features (B, C, h, w)."""
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        trunk = self._fast_trunk()  # folded and compared outside of autocast, whose rounding would look like a fault
         with fast_autocast(pixel_values.device):
-            return self._fast_trunk()(pixel_values).float()
+            return trunk(pixel_values).float()
 
     def _fast_trunk(self) -> nn.Module:
         if not self._folded:

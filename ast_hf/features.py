@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ast_hf.backbone import has_fast_bf16
 from ast_hf.checkpoint import write_whole
+from ast_hf.images import ImageSource, read_image
 from ast_hf.model import ASTDetector
 from ast_hf.parts import Part, ReadPart, ahead, read_part, stack
 
@@ -61,7 +61,7 @@ class FeatureCache:
         self.settings = f"{model.backbone.digest()} {settings}".encode()
         self.folder = folder
 
-    def path(self, image: object) -> Path:
+    def path(self, image: ImageSource) -> Path:
         """Where a picture's features are or will be."""
         sha = hashlib.sha256(self.settings)
         for piece in _content(image):
@@ -69,14 +69,14 @@ class FeatureCache:
         name = sha.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
-    def get(self, image: object) -> Tensor | None:
+    def get(self, image: ImageSource) -> Tensor | None:
         """The features (F, h, w), or None where they are missing or damaged."""
         try:
             return load_file(self.path(image))["features"]
         except (OSError, SafetensorError, KeyError):
             return None
 
-    def put(self, image: object, features: Tensor) -> None:
+    def put(self, image: ImageSource, features: Tensor) -> None:
         """Keeps the features (F, h, w) of a picture."""
         path = self.path(image)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ class _Entry:
 
 
 def _lookup(model: ASTDetector, part: Part, cache: FeatureCache | None) -> _Entry:
-    features = cache.get(part.image) if cache is not None else None
+    features = cache.get(part.image) if cache is not None and part.image is not None else None
     if features is not None and not model.config.uses_depth:
         return _Entry(part, _NOTHING_TO_READ, features)
     return _Entry(part, read_part(model.config, part), features)
@@ -145,8 +145,9 @@ def _features(model: ASTDetector, batch: Sequence[_Entry], cache: FeatureCache |
         assert pixel_values is not None
         for i, features in zip(new, model.backbone(pixel_values), strict=True):
             found[i] = features
-            if cache is not None:
-                cache.put(batch[i].part.image, features)
+            image = batch[i].part.image
+            if cache is not None and image is not None:
+                cache.put(image, features)
     return torch.stack([found[i].to(model.device) for i in range(len(batch))])
 
 
@@ -156,12 +157,13 @@ def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
         yield batch
 
 
-def _content(image: object) -> Iterator[bytes]:
+def _content(image: ImageSource) -> Iterator[bytes]:
     if isinstance(image, (str, os.PathLike)):
         yield Path(image).read_bytes()
     elif isinstance(image, bytes):
         yield image
     else:
-        pixels = np.asarray(image)
-        yield f"{getattr(image, 'mode', '')} {pixels.dtype} {pixels.shape}".encode()
-        yield np.ascontiguousarray(pixels).tobytes()
+        # As the network sees it: the raw pixels of a PIL image leave out its palette and its EXIF orientation.
+        picture = read_image(image)
+        yield f"pixels {picture.size}".encode()
+        yield picture.tobytes()

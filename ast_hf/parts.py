@@ -106,7 +106,8 @@ def _as_part(item: Any) -> Part:
         return Part(item.get("image"), item.get("points"))
     if isinstance(item, tuple):  # (picture, label) as torchvision's datasets give it
         return Part(item[0])
-    return Part(item)
+    # A stream can be read once, and a picture may be asked for twice.
+    return Part(item.read() if hasattr(item, "read") else item)
 
 
 def _folder_parts(config: ASTDetectorConfig, folder: Path) -> list[Part]:

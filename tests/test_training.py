@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ast_hf import ASTDetector, ConfigError, ImageReadError, TrainingRecipe, train
@@ -198,6 +200,29 @@ class TestFeatureCache:
         cache = FeatureCache(tmp_path, models[0])
         assert cache.path(image) == cache.path(tiny.picture(0)) != cache.path(tiny.picture(1))
         assert cache.path(np.asarray(image)) != cache.path(image.convert("L"))
+
+    def test_palette_and_orientation_are_part_of_the_key(self, tmp_path: Path) -> None:
+        cache = FeatureCache(tmp_path, build(tiny.config(), 0, backbone_weights=None))
+        indices = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+        palettes = []
+        for shift in (0, 7):
+            picture = indices.convert("P")
+            picture.putpalette([(value + shift) % 256 for value in range(768)])
+            palettes.append(picture)
+        turned = tiny.picture(0)
+        turned.getexif()[0x0112] = 6
+        pictures = [*palettes, tiny.picture(0), turned]
+        assert len({cache.path(picture) for picture in pictures}) == len(pictures)
+
+    def test_streams_are_kept_by_what_they_hold(self, tmp_path: Path) -> None:
+        model = build(tiny.config(), 0, backbone_weights=None)
+        encoded = [io.BytesIO(), io.BytesIO()]
+        for seed, stream in enumerate(encoded):
+            tiny.picture(seed).save(stream, "PNG")
+            stream.seek(0)
+        cached = prepare(model, as_parts(model.config, encoded), cache=FeatureCache(tmp_path, model))
+        plain = prepare(model, [Part(tiny.picture(seed)) for seed in range(2)])
+        assert torch.equal(cached.inputs, plain.inputs)
 
     def test_damaged_entries_are_computed_again(self, tmp_path: Path) -> None:
         model = build(tiny.config(), 0, backbone_weights=None)
