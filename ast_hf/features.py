@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -23,6 +23,7 @@ from ast_hf.model import ASTDetector
 from ast_hf.parts import Part, ReadPart, ahead, read_part, stack
 
 _Item = TypeVar("_Item")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,13 @@ class FeatureCache:
             return None
 
     def put(self, image: ImageSource, features: Tensor) -> None:
-        """Keeps the features (F, h, w) of a picture."""
+        """Keeps the features (F, h, w) of a picture; where the disk is full they are computed again next time."""
         path = self.path(image)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save({"features": features.cpu().contiguous()}))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, save({"features": features.cpu().contiguous()}))
+        except OSError as error:
+            _LOG.warning("Features are not kept in %s: %s", self.folder, error)
 
 
 @torch.inference_mode()
@@ -107,7 +111,7 @@ def prepare(
     inputs, foreground = [], []
     for batch in _batches(ahead(lambda part: _lookup(model, part, cache), parts), batch_size):
         features = _features(model, batch, cache)
-        read = [entry.read for entry in batch]
+        read = [entry.read for entry in batch if entry.read is not None]
         inputs.append(model.join(features, stack([r.depth for r in read], model.device)))
         foreground.append(model.mask(stack([r.foreground for r in read], model.device)))
         if on_batch is not None:
@@ -120,35 +124,36 @@ def prepare(
 @dataclass(frozen=True)
 class _Entry:
     part: Part
-    read: ReadPart
+    read: ReadPart | None  # None where the features are all that is needed, and are there
     features: Tensor | None
 
 
 def _lookup(model: ASTDetector, part: Part, cache: FeatureCache | None) -> _Entry:
     features = cache.get(part.image) if cache is not None and part.image is not None else None
     if features is not None and not model.config.uses_depth:
-        return _Entry(part, _NOTHING_TO_READ, features)
+        return _Entry(part, None, features)
     return _Entry(part, read_part(model.config, part), features)
 
 
-_NOTHING_TO_READ = ReadPart(Image.new("RGB", (1, 1)), None, None, None)
-
-
 def _features(model: ASTDetector, batch: Sequence[_Entry], cache: FeatureCache | None) -> Tensor | None:
-    """Features (B, F, h, w) of a batch, from the cache where they were, else computed and kept."""
+    """Features (B, F, h, w) of a batch: from the cache where it has all of them, else computed and kept.
+
+    A batch is computed whole, because rounding depends on its size: who starts again after a break in the middle of a
+    batch gets the same bits as who was never stopped.
+    """
     if model.backbone is None:
         return None
-    found = {i: entry.features for i, entry in enumerate(batch) if entry.features is not None}
-    new = [i for i in range(len(batch)) if i not in found]
-    if new:
-        pixel_values = stack([batch[i].read.pixel_values for i in new], model.device)
-        assert pixel_values is not None
-        for i, features in zip(new, model.backbone(pixel_values), strict=True):
-            found[i] = features
-            image = batch[i].part.image
-            if cache is not None and image is not None:
-                cache.put(image, features)
-    return torch.stack([found[i].to(model.device) for i in range(len(batch))])
+    found = [entry.features for entry in batch if entry.features is not None]
+    if len(found) == len(batch):
+        return torch.stack(found).to(model.device)
+    reads = [entry.read or read_part(model.config, entry.part) for entry in batch]
+    pixel_values = stack([read.pixel_values for read in reads], model.device)
+    assert pixel_values is not None
+    computed = model.backbone(pixel_values)
+    for entry, features in zip(batch, computed, strict=True):
+        if cache is not None and entry.features is None and entry.part.image is not None:
+            cache.put(entry.part.image, features)
+    return computed
 
 
 def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -1,92 +1,122 @@
-"""Tables of a run's results: a row a category, mean and deviation over seeds."""
+"""What a run leaves to be read: tables (Markdown, LaTeX, CSV), a receipt, plots, and report.md that holds them all."""
 
 from __future__ import annotations
 
 import csv
 import io
-import statistics
+import json
+import logging
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from ast_hf.checkpoint import write_whole
+from benchmark.heatmaps import SHEET_NAME
+from benchmark.plots import read_scores, roc_curves, score_histograms
+from benchmark.tables import HEADLINE, Group, Table, group_results, tables_of
 
-# Figures in the order of the tables, with their headings; all are in percent there.
-FIGURES = {
-    "image_auroc": "image AUROC",
-    "image_auroc_mean": "mean score",
-    "image_auroc_max": "max score",
-    "teacher_image_auroc_mean": "teacher NLL, mean",
-    "teacher_image_auroc_max": "teacher NLL, max",
-    "pixel_auroc_paper": "pixel AUROC, paper",
-    "pixel_auroc": "pixel AUROC, raw",
-    "au_pro_0.3": "AU-PRO 0.3, raw",
-    "au_pro_0.05": "AU-PRO 0.05, raw",
-    "false_positive_rate": "FPR at threshold",
-    "recall": "recall at threshold",
-}
+_LEGEND = """In percent: mean ± sample standard deviation over seeds; in average rows, over the averages of each seed.
+In brackets: published means. Paper protocol: maps and masks at 192 x 192 pixels; raw: at the pictures' own resolution.
+The presets mvtec-ad and mvtec-3d-ad follow the paper. "Read in": in notes on GitHub or the web, not at first hand."""
+_TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "†": r"$^\dagger$", "<": "$<$", ">": "$>$", "|": "$|$"}
+_TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
-def write_report(output: Path, results: Sequence[Mapping[str, Any]]) -> str:
-    """Writes tables.md and results.csv into the run's folder.
+def write_report(output: Path, results: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Writes tables.md (and gives its text), tables.tex, results.csv, receipt.json, plots/ and report.md to `output`.
 
-    Args:
-        output: The run's folder.
-        results: Of finished jobs, as `jobs.read_result` gives them.
-
-    Returns:
-        The tables as Markdown.
+    `results` is what `jobs.read_result` gives of finished jobs. `expected` holds `Job.to_dict()` of all jobs of the
+    run, with their "id", so that what is missing shows.
     """
-    tables = "\n\n".join(
-        _table(name, [r for r in results if _setting(r) == name]) for name in dict.fromkeys(map(_setting, results))
-    )
-    write_whole(output / "tables.md", (tables + "\n").encode())
-    write_whole(output / "results.csv", _csv(results).encode())
-    return tables
+    groups = group_results(results, expected)
+    tables = [table for group in groups for table in tables_of(group)]
+    text = "\n\n".join([_LEGEND, *map(markdown, tables)]) + "\n"
+    facts = receipt(results)
+    write_whole(output / "tables.md", text.encode())
+    write_whole(output / "tables.tex", "\n".join(["% Needs \\usepackage{booktabs}.", *map(latex, tables)]).encode())
+    write_whole(output / "results.csv", _csv(groups).encode())
+    write_whole(output / "receipt.json", (json.dumps(facts, indent=2) + "\n").encode())
+    pictures = [line for i, group in enumerate(groups) for line in _pictures(output, group, groups[:i])]
+    report = ["# AST benchmark", text.strip(), _receipt_text(facts), "## Plots and heat maps", *pictures]
+    write_whole(output / "report.md", ("\n\n".join(report) + "\n").encode())
+    return text
 
 
-def _setting(result: Mapping[str, Any]) -> str:
-    """What results must share to stand in one table."""
-    job = result["job"]
-    config, recipe = job["config"], job["recipe"]
-    trunk = f"{config['backbone']}, {config['image_size']} px" if config["modality"] != "depth" else "no trunk"
-    widths = f"teacher {config['teacher_channels']}, student {config['student_channels']}"
-    extra = "" if config["feature_normalization"] == "none" else ", standardised inputs"
-    held = f", {recipe['calibration_fraction']:.0%} held out" if recipe["calibration_fraction"] else ""
-    epochs = f"{recipe['epochs']} + {recipe['epochs']} epochs"
-    return f"{job['dataset']} ({config['modality']}; {trunk}; {widths}; {epochs}{extra}{held})"
+def markdown(table: Table) -> str:
+    """A table under its title, and its notes."""
+    rows = [[c.replace("|", "\\|") for c in row] for row in (table.header, *table.rows)]
+    rows[-1] = [f"**{c}**" for c in rows[-1]] if table.has_average else rows[-1]
+    rows.insert(1, ["---", *["---:"] * (len(table.header) - 1)])
+    return "\n\n".join([f"### {table.title}", "\n".join(f"| {' | '.join(row)} |" for row in rows), *table.notes])
 
 
-def _table(title: str, results: Sequence[Mapping[str, Any]]) -> str:
-    columns = [name for name in FIGURES if any(name in r["figures"] for r in results)]
-    lines = [
-        f"### {title}",
-        "",
-        "| category | seeds | " + " | ".join(FIGURES[name] for name in columns) + " |",
-        "|---|---|" + "---|" * len(columns),
-    ]
-    for category in dict.fromkeys(r["job"]["category"] for r in results):
-        rows = [r for r in results if r["job"]["category"] == category]
-        cells = [_cell([r["figures"][name] for r in rows if name in r["figures"]]) for name in columns]
-        lines.append(f"| {category} | {len(rows)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def latex(table: Table) -> str:
+    """The same with booktabs' rules; headings are broken so that the table fits a page."""
+
+    def tex(text: str) -> str:
+        return re.sub(r"^([+-]\d[\d.]*)", r"$\1$", "".join(_TEX.get(c, c) for c in text))
+
+    head = [rf"\shortstack{{{tex(textwrap.fill(name, 14))}}}".replace("\n", r"\\") for name in table.header]
+    rows = [" & ".join(row) + r" \\" for row in (head, *(map(tex, row) for row in table.rows))]
+    rows.insert(1, r"\midrule")
+    rows[-1] = r"\midrule " * table.has_average + rows[-1]
+    start = [r"\begin{table}\centering\footnotesize\setlength{\tabcolsep}{3pt}", rf"\caption{{{tex(table.title)}}}"]
+    start += [rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule"]
+    notes = [rf"\par\smallskip\raggedright {tex(note)}" for note in table.notes]
+    return "\n".join([*start, *rows, r"\bottomrule", r"\end{tabular}", *notes, r"\end{table}", ""])
 
 
-def _cell(values: Sequence[float]) -> str:
-    """Percent: the mean, and the standard deviation over seeds where there are several."""
-    if not values:
-        return "-"
-    mean = f"{100 * statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.2f}"
-
-
-def _csv(results: Sequence[Mapping[str, Any]]) -> str:
+def _csv(groups: Sequence[Group]) -> str:
+    results = [r for group in groups for r in group.results if r["figures"]]
+    facts = ("id", "dataset", "category", "seed", "variant", "data", "preset", "modality", "epochs")
+    columns = dict.fromkeys([*facts, HEADLINE, *(name for r in results for name in r["figures"])])
     text = io.StringIO()
-    names = list(dict.fromkeys(name for r in results for name in r["figures"]))
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["id", "dataset", "category", "seed", *names, "seconds"])
-    for r in results:
-        job = r["job"]
-        figures = [r["figures"].get(name, "") for name in names]
-        rows.writerow([r["id"], job["dataset"], job["category"], job["seed"], *figures, round(r["seconds"]["total"])])
+    table = csv.DictWriter(text, list(columns), extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows({**r["job"]["config"], **r["job"]["recipe"], **r["job"], **r} | r["figures"] for r in results)
     return text.getvalue()
+
+
+def receipt(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the figures depend on: every fact of the jobs' receipts with its different values, and the wall times."""
+    facts: dict[str, set[str]] = {}
+    for r in results:
+        job = {"seed": r["job"]["seed"], "preset": r["job"].get("preset"), "epochs": r["job"]["recipe"]["epochs"]}
+        for name, value in {**job, **r.get("receipt", {})}.items():
+            facts.setdefault(name, set()).add(str(value))
+    seconds = {r["id"]: r.get("seconds", {}) for r in sorted(results, key=lambda r: r["id"])}
+    seconds["all jobs"] = {"total": sum(s.get("total", 0) for s in seconds.values())}
+    return {"facts": {k: sorted(v, key=lambda v: (len(v), v)) for k, v in facts.items()}, "seconds": seconds}
+
+
+def _receipt_text(receipt: Mapping[str, Any]) -> str:
+    few = {k: v if len(v) < 7 else [f"{v[0]} to {v[-1]} ({len(v)} values)"] for k, v in receipt["facts"].items()}
+    times = {k: timedelta(seconds=round(v.get("total", 0))) for k, v in receipt["seconds"].items()}
+    lines = [f"- {k}: {', '.join(v)}" for k, v in few.items()] + [f"- wall time of {k}: {v}" for k, v in times.items()]
+    return "\n".join(["## Receipt", "", *lines])
+
+
+def _pictures(output: Path, group: Group, earlier: Sequence[Group]) -> list[str]:
+    """Draws a group's plots, of each category's lowest seed, and gives the lines that show them."""
+    own, number = group.settings, 1 + sum(g.title == group.title for g in earlier)
+    name = f"{own['dataset']}_{own['modality']}" + "_synthetic" * (own["data"] != "files") + f"_{number}" * (number > 1)
+    parts, lines = {}, []
+    for category in group.categories(having=HEADLINE):
+        result = next(r for r in group.results if r["job"]["category"] == category and HEADLINE in r["figures"])
+        try:
+            parts[category] = read_scores(output / "jobs" / result["id"])
+        except ValueError as error:
+            logging.getLogger("benchmark").warning("%s", error)
+        sheet = f"jobs/{result['id']}/{SHEET_NAME}"
+        lines += [f"![Heat maps of {category}]({sheet})"] if (output / sheet).is_file() else []
+    if parts:
+        (output / "plots").mkdir(exist_ok=True)
+        for kind, draw in (("scores", score_histograms), ("roc", roc_curves)):
+            path, png = f"plots/{kind}_{name}.png", io.BytesIO()
+            draw(parts, group.title).savefig(png, format="png", dpi=150, metadata={"Software": None})
+            write_whole(output / path, png.getvalue())
+            lines.insert(0, f"![{kind}, {group.title}]({path})")
+    return [f"### {group.title}", *lines] if lines else []

@@ -1,124 +1,145 @@
-"""`python -m benchmark.run`: trains and evaluates AST on datasets and writes tables, plots and heat maps.
+"""`python -m benchmark.run --all`: trains and evaluates AST on the benchmarks and writes the tables beside the paper's.
 
-Every finished job leaves a result file; a run that is started again goes on where it was.
+Every finished job leaves a result file; a run that is started again goes on where it was. Several runs may share one
+output folder, on one machine or on several.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ast_hf.backbone import PRETRAINED
-from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe, parse_changes
+from ast_hf.config import PRESETS
 from ast_hf.errors import ASTError
-from ast_hf.training import progress_bars
-from benchmark.datasets import DATASETS, list_categories
-from benchmark.jobs import Job, folder_of, make_job, read_result
+from benchmark.datasets import DATASETS
+from benchmark.jobs import forget_result, read_result
+from benchmark.launch import Board, describe_failures, run_jobs
+from benchmark.launchers import LAUNCHERS, make_launcher
+from benchmark.live import watch
+from benchmark.plan import pairs, plan
 from benchmark.report import write_report
-from benchmark.worker import run_job
 
 _LOG = logging.getLogger("benchmark")
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, or 1 where a job failed, or 2 where none could be made."""
+    """Runs the command line.
+
+    Returns:
+        The exit status: 0, or 1 where a job failed or the report could not be written, 2 where nothing could be
+        started, 130 after Ctrl-C; what was finished is reported in any case.
+    """
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         jobs = plan(options)
+        if options.force:
+            for job in jobs:
+                forget_result(options.output, job)
+        board = Board.of(options.output, jobs)
+        status = _run(board, options) if board.waiting else 0
     except ASTError as error:
         _LOG.error("%s", error)
         return 2
-    failed = [job for job in jobs if not _done(job, options)]
-    results = [result for job in jobs if (result := read_result(options.output, job)) is not None]
-    if results:
-        _LOG.info("\n%s", write_report(options.output, results))
-    for job in failed:
-        _LOG.error("Failed: %s (see %s)", job.id, folder_of(options.output, job) / "error.txt")
-    return 1 if failed else 0
+    try:
+        results = [result for job in jobs if (result := read_result(options.output, job)) is not None]
+        if results:
+            expected = [{"id": job.id, **job.to_dict()} for job in jobs]
+            sys.stdout.write(write_report(options.output, results, expected) + "\n")
+            _LOG.info("The report is %s.", options.output / "report.md")
+    except OSError as error:
+        _LOG.error("The report could not be written to %s: %s. Start the run again.", options.output, error)
+        status = status or 1
+    for text in describe_failures(board, {job.id: job for job in jobs}):
+        _LOG.error("%s", text)
+    return status or (1 if board.failed else 0)
+
+
+def _run(board: Board, options: argparse.Namespace) -> int:
+    """Runs what is waiting; 130 where Ctrl-C or a polite end (SIGTERM) stopped it, else 0."""
+    worker_options = ["--deterministic"] if options.deterministic else []
+    if options.timeout:
+        worker_options += ["--timeout", str(60 * options.timeout)]
+    launcher = make_launcher(
+        options.launcher,
+        options.output,
+        device=options.device,
+        jobs_per_device=options.jobs_per_device,
+        options={name: _value(text) for name, text in pairs(options.launcher_options).items()},
+    )
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with watch(quiet=options.quiet, slots=launcher.slots) as show:
+            run_jobs(board, launcher, options=worker_options, retries=options.retries, show=show)
+    except KeyboardInterrupt:
+        _LOG.info("Stopped. What is finished is kept: the same command goes on from here.")
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _value(text: str) -> Any:
+    """A number or truth value as JSON has it, or else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.run", description=__doc__.partition("\n")[0])
-    parser.add_argument("--datasets", nargs="+", required=True, choices=list(DATASETS), help="datasets to run")
-    parser.add_argument("--categories", nargs="+", help="categories to run (default: all that are there)")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder that holds the datasets")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one detector a seed (default: 0)")
-    parser.add_argument("--preset", choices=list(PRESETS), help="what to train (default: the dataset's own)")
-    parser.add_argument("--epochs", type=int, help="epochs of teacher and of student (default: the preset's)")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other fields of configuration or recipe"
+    what = parser.add_argument_group("what to run")
+    which = what.add_mutually_exclusive_group(required=True)
+    which.add_argument("--all", action="store_true", help="all benchmarks, as far as their data are there")
+    which.add_argument("--datasets", nargs="+", choices=list(DATASETS), help="these datasets")
+    what.add_argument("--categories", nargs="+", help="these categories only")
+    what.add_argument(
+        "--modalities", nargs="+", choices=["rgb+depth", "rgb", "depth"], help="of 3D data (default: all)"
     )
-    parser.add_argument(
+    what.add_argument("--seeds", nargs="+", type=int, default=[0], help="one detector a seed (default: 0)")
+    what.add_argument("--ablations", action="store_true", help="also the paper's ablations (its tables 5 to 7)")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the datasets (default: data)")
+    data.add_argument(
+        "--data", choices=["files", "synthetic"], default="files", help="synthetic: drawn here, nothing to download"
+    )
+    data.add_argument("--hub-dataset", metavar="OWNER/NAME[@REVISION]", help="for --datasets hub")
+    data.add_argument(
+        "--hub-columns", nargs="+", default=[], metavar="FIELD=COLUMN", help="its image, mask, label, defect columns"
+    )
+    model = parser.add_argument_group("detector")
+    model.add_argument("--preset", choices=list(PRESETS), help="what to train (default: the dataset's own)")
+    model.add_argument("--epochs", type=int, help="epochs of teacher and of student (default: the preset's)")
+    model.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other settings of either")
+    model.add_argument(
         "--backbone-weights", default=PRETRAINED, help="safetensors file in timm's names (default: from the Hub)"
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder for all results")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--force", action="store_true", help="run finished jobs again")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    how = parser.add_argument_group("how to run")
+    how.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder for all results")
+    how.add_argument("--launcher", choices=LAUNCHERS, default="local", help="where the jobs run (default: local)")
+    how.add_argument("--launcher-options", nargs="+", default=[], metavar="NAME=VALUE", help="of ray or slurm")
+    how.add_argument("--device", help="cpu, cuda, cuda:1 (default: all GPUs, or the CPU)")
+    how.add_argument("--jobs-per-device", type=int, default=1, metavar="N", help="jobs that share one (default: 1)")
+    how.add_argument("--retries", type=int, default=2, help="for jobs that were killed or lost (default: 2)")
+    how.add_argument("--timeout", type=float, default=0, metavar="MINUTES", help="for one job (default: none)")
+    how.add_argument("--deterministic", action="store_true", help="only deterministic algorithms; slower on a GPU")
+    how.add_argument("--force", action="store_true", help="run finished jobs again")
+    how.add_argument("--quiet", action="store_true", help="lines for a log instead of a live view")
     return parser
-
-
-def plan(options: argparse.Namespace) -> list[Job]:
-    """The jobs that the options ask for: every dataset, category and seed.
-
-    Raises:
-        ASTError: A dataset, category or setting is not known, or nothing is there.
-    """
-    jobs = []
-    for dataset in options.datasets:
-        preset = options.preset or DATASETS[dataset].preset
-        config, recipe = settings(preset, options.set, options.epochs)
-        for category in options.categories or list_categories(dataset, options.data_root):
-            for seed in options.seeds:
-                jobs.append(
-                    make_job(
-                        dataset,
-                        category,
-                        seed,
-                        preset=preset,
-                        config=config,
-                        recipe=recipe,
-                        data_root=options.data_root,
-                        backbone_weights=options.backbone_weights,
-                    )
-                )
-    if not jobs:
-        raise ASTError(f"{options.data_root} holds none of: {', '.join(options.datasets)}. Give --data-root.")
-    return jobs
-
-
-def settings(preset: str, changes: Sequence[str], epochs: int | None) -> tuple[ASTDetectorConfig, TrainingRecipe]:
-    """Configuration and recipe of a preset with changes; all good images are trained on, as in the paper."""
-    config_changes, recipe_changes = parse_changes(changes)
-    recipe: dict[str, Any] = {"calibration_fraction": 0.0, **recipe_changes}
-    if epochs is not None:
-        recipe["epochs"] = epochs
-    return ASTDetectorConfig.preset(preset, **config_changes), TrainingRecipe.preset(preset, **recipe)
-
-
-def _done(job: Job, options: argparse.Namespace) -> bool:
-    """Runs a job unless its result is there; a failure is written down and the others go on."""
-    if not options.force and read_result(options.output, job) is not None:
-        _LOG.info("%s: done before", job.id)
-        return True
-    _LOG.info("%s", job.id)
-    try:
-        with progress_bars(disable=options.quiet or None) as progress:
-            run_job(job, options.output, device=options.device, progress=progress)
-    except Exception as error:
-        folder = folder_of(options.output, job)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc())
-        _LOG.error("%s failed: %s", job.id, error)
-        return False
-    return True
 
 
 if __name__ == "__main__":

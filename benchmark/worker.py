@@ -1,122 +1,123 @@
-"""Runs one job from its spec: trains, evaluates, and writes its folder; the result file last."""
+"""`python -m benchmark.worker JOBS/ID/job.json`: trains and evaluates one job in a process of its own.
+
+The exit status tells the launcher what to do: 0 the result is there, 1 the job failed and would fail again,
+`EXIT_BUSY` another worker has it, `EXIT_RETRY` another try may succeed.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import platform
-import subprocess
+import argparse
+import contextlib
+import faulthandler
+import json
+import logging
+import os
+import sys
+import threading
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import filelock
 import torch
 
-import ast_hf
 from ast_hf.checkpoint import write_whole
-from ast_hf.config import ASTDetectorConfig, TrainingRecipe
-from ast_hf.features import FeatureCache, PreparedParts, default_cache_folder, prepare
-from ast_hf.model import ASTDetector, default_device
-from ast_hf.parts import Part
-from ast_hf.scoring import image_score
-from ast_hf.training import Progress, build, calibrate, fit, hold_out, select
-from benchmark.datasets import Category, Sample, load_category
-from benchmark.evaluate import Evaluation, decision_figures, image_figures, pixel_figures, score_parts
-from benchmark.heatmaps import SHEET_NAME, write_sheet
-from benchmark.jobs import Job, folder_of, write_result
+from benchmark.jobs import LOCK_NAME, PROGRESS_NAME, Job, folder_of, read_result, read_spec
 
-MAPS_NAME = "anomaly_maps.npy"
-SCORES_NAME = "scores.csv"
+EXIT_FAILED = 1
+EXIT_BUSY = 73
+EXIT_RETRY = 75  # EX_TEMPFAIL
+_PROGRESS_SECONDS = 0.5
+_LOG = logging.getLogger("benchmark.worker")
 
 
-def run_job(job: Job, output: Path, *, device: str | None = None, progress: Progress) -> None:
-    """Trains and evaluates one detector.
-
-    Args:
-        job: What to do.
-        output: The run's folder; the job's files go to jobs/ID/ in it.
-        device: Where; CUDA where there is one, by default.
-        progress: Told how far it has come.
-    """
-    started = time.monotonic()
-    config, recipe = ASTDetectorConfig.from_dict(job.config), TrainingRecipe.from_dict(job.recipe)
-    category = load_category(job.dataset, job.category, job.data_root)
-    model = build(config, job.seed, backbone_weights=job.backbone_weights).to(default_device(device))
-    cache = FeatureCache(default_cache_folder(), model) if model.backbone is not None else None
-
-    def prepared(samples: tuple[Sample, ...], stage: str) -> PreparedParts:
-        parts = [Part(s.image, s.points if config.uses_depth else None) for s in samples]
-        return prepare(model, parts, cache=cache, on_batch=lambda done, total: progress(stage, done, total))
-
-    good = prepared(category.train, "train set")
-    seconds = {"features": time.monotonic() - started}
-    train_detector(model, good, recipe, job.seed, progress)
-    seconds["training"] = time.monotonic() - started - seconds["features"]
-    evaluation = score_parts(model, prepared(category.test, "test set"))
-    labels = [sample.label for sample in category.test]
-    figures = {**image_figures(evaluation, labels), **decision_figures(model, evaluation, labels)}
-    if category.has_masks:
-        figures |= pixel_figures(evaluation, category.test)
-    seconds["total"] = time.monotonic() - started
-    folder = folder_of(output, job)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder / "model", include_backbone=False)
-    write_scores(folder, category, evaluation)
-    write_sheet(folder / SHEET_NAME, category.test, evaluation.anomaly_maps)
-    write_result(output, job, {"figures": figures, "seconds": seconds, "receipt": receipt(model, category)})
-
-
-def train_detector(
-    model: ASTDetector, good: PreparedParts, recipe: TrainingRecipe, seed: int, progress: Progress
-) -> None:
-    """Fits `model` to good parts: to all of them, as the paper does, unless the recipe holds some out."""
-    fitted, held_out = hold_out(len(good), recipe, seed)
-    fit(model, select(good, fitted), recipe, seed=seed, progress=progress)
-    if held_out:
-        calibrate(model, select(good, held_out))
-
-
-def write_scores(folder: Path, category: Category, evaluation: Evaluation) -> None:
-    """scores.csv, a row a test part, and the maps at feature resolution in the same order."""
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["image", "defect", "label", "score", "mean", "max", "teacher_mean"])
-    columns = (
-        evaluation.scores,
-        image_score(evaluation.anomaly_maps, "mean"),
-        image_score(evaluation.paper_maps, "max"),
-        image_score(evaluation.nll_maps, "mean"),
-    )
-    for sample, *values in zip(category.test, *(c.tolist() for c in columns), strict=True):
-        rows.writerow([sample.image, sample.defect, sample.label, *(f"{v:.8g}" for v in values)])
-    maps = io.BytesIO()
-    np.save(maps, evaluation.anomaly_maps.numpy())
-    write_whole(folder / MAPS_NAME, maps.getvalue())
-    write_whole(folder / SCORES_NAME, table.getvalue().encode())
-
-
-def receipt(model: ASTDetector, category: Category) -> dict[str, Any]:
-    """What the figures depend on besides the job's own settings."""
-    device = model.device
-    return {
-        "commit": _commit(),
-        "ast_hf": ast_hf.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "backbone_sha256": None if model.backbone is None else model.backbone.digest(),
-        "train_parts": len(category.train),
-        "test_good": sum(s.label == 0 for s in category.test),
-        "test_defective": sum(s.label for s in category.test),
-    }
-
-
-def _commit() -> str | None:
-    """The commit this code was run from, with "-dirty" where it was changed since; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the worker's command line; returns its exit status."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    if options.with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    if options.timeout:
+        # Needs no Python to run, so that it also ends what hangs inside of a library, and shows where.
+        faulthandler.dump_traceback_later(options.timeout, exit=True)
+    job, output = read_spec(options.spec)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        with filelock.FileLock(folder_of(output, job) / LOCK_NAME, blocking=False):
+            if read_result(output, job) is not None:
+                return 0
+            return _attempt(job, output, device=options.device, deterministic=options.deterministic)
+    except filelock.Timeout:
+        return EXIT_BUSY
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.worker", description=__doc__.partition("\n")[0])
+    parser.add_argument("spec", type=Path, help="job.json in its folder of a run")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    parser.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
+    parser.add_argument("--timeout", type=float, default=0, metavar="SECONDS", help="end the job after this time")
+    parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
+    return parser
+
+
+def _attempt(job: Job, output: Path, *, device: str | None, deterministic: bool) -> int:
+    """One try at a job; what stopped it is in the log and, for the reader, in error.txt."""
+    from benchmark.experiment import run_job  # so that a worker with nothing to do is quick
+
+    error_file = folder_of(output, job) / "error.txt"
+    error_file.unlink(missing_ok=True)
+    _LOG.info("%s, process %d", job.id, os.getpid())
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        run_job(job, output, device=device, progress=ProgressFile(folder_of(output, job)))
+    except Exception as error:
+        _LOG.exception("%s", type(error).__name__)
+        with contextlib.suppress(OSError):
+            write_whole(error_file, traceback.format_exc().encode())
+        return EXIT_RETRY if _may_heal(error) else EXIT_FAILED
+    finally:
+        (folder_of(output, job) / PROGRESS_NAME).unlink(missing_ok=True)
+    return 0
+
+
+def _may_heal(error: Exception) -> bool:
+    """Out of memory, or a fault of the GPU: with less beside it, or on another GPU, the job may go through."""
+    text = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and ("CUDA" in text or "can't allocate memory" in text)
+    )
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its standard input does: the launcher held the other end, however it went."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(EXIT_RETRY)
+
+
+class ProgressFile:
+    """A `Progress` that keeps progress.json up to date for those who watch; a full disk does not stop the job."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / PROGRESS_NAME
+        self._written = 0.0
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
+        now = time.monotonic()
+        if stage == self._stage and done < total and now - self._written < _PROGRESS_SECONDS:
+            return
+        self._stage, self._written = stage, now
+        state = {"stage": stage, "done": done, "total": total, "loss": loss}
+        with contextlib.suppress(OSError):
+            write_whole(self._path, json.dumps(state).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

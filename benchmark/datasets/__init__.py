@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ast_hf.errors import DatasetError
-from benchmark.datasets import folder, magnetic_tile, mvtec_3d_ad, mvtec_ad, mvtec_loco_ad, visa
+from benchmark.datasets import folder, hub, magnetic_tile, mvtec_3d_ad, mvtec_ad, mvtec_loco_ad, visa
 from benchmark.datasets.base import Category, DatasetFacts, DefectConfig, Sample
 
 __all__ = [
@@ -19,13 +19,15 @@ __all__ = [
     "DefectConfig",
     "Sample",
     "checkpoint_name",
+    "dataset_folder",
     "list_categories",
     "load_category",
     "missing_categories",
 ]
 
 DATASETS: dict[str, DatasetFacts] = {
-    module.FACTS.name: module.FACTS for module in (mvtec_ad, mvtec_3d_ad, mvtec_loco_ad, visa, magnetic_tile, folder)
+    module.FACTS.name: module.FACTS
+    for module in (mvtec_ad, mvtec_3d_ad, mvtec_loco_ad, visa, magnetic_tile, folder, hub)
 }
 
 
@@ -36,7 +38,7 @@ def list_categories(dataset: str, data_root: str | Path) -> list[str]:
         DatasetError: If the dataset is unknown or `data_root` is no folder.
     """
     facts = _facts(dataset)
-    return facts.find_categories(_dataset_folder(facts, data_root))
+    return facts.find_categories(dataset_folder(facts, data_root))
 
 
 def missing_categories(dataset: str, data_root: str | Path) -> list[str]:
@@ -58,7 +60,7 @@ def load_category(dataset: str, name: str, data_root: str | Path) -> Category:
     facts = _facts(dataset)
     if facts.categories and name not in facts.categories:
         raise DatasetError(f"{dataset} has no category {name!r}: choose one of {', '.join(facts.categories)}.")
-    root = _dataset_folder(facts, data_root)
+    root = dataset_folder(facts, data_root)
     present = facts.find_categories(root)
     if name not in present and (present or facts.categories):
         mend = f"unpack it there from {facts.download_page}" if facts.categories else "give the folder's own name"
@@ -84,8 +86,12 @@ def _facts(dataset: str) -> DatasetFacts:
     return DATASETS[dataset]
 
 
-def _dataset_folder(facts: DatasetFacts, data_root: str | Path) -> Path:
-    """Finds the dataset's own folder: the one named after it in `data_root`, or `data_root` itself."""
+def dataset_folder(facts: DatasetFacts, data_root: str | Path) -> Path:
+    """Finds the dataset's own folder: the one named after it in `data_root`, or `data_root` itself.
+
+    Raises:
+        DatasetError: If `data_root` is no folder.
+    """
     data_root = Path(data_root).expanduser()
     if not data_root.is_dir():
         raise DatasetError(f"{data_root} is no folder: give the folder that holds the datasets.")

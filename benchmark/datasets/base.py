@@ -118,6 +118,7 @@ class DatasetFacts:
         checkpoint_prefix: What stands before the category in the name of a checkpoint.
         find_categories: Dataset folder -> the categories that are in it, in official order; none where it is another's.
         load_category: Dataset folder, category -> its split.
+        modalities: The values of `ASTDetectorConfig.modality` that the data allow; each gets tables of its own.
     """
 
     name: str
@@ -130,3 +131,4 @@ class DatasetFacts:
     checkpoint_prefix: str
     find_categories: Callable[[Path], list[str]]
     load_category: Callable[[Path, str], Category]
+    modalities: tuple[str, ...] = ("rgb",)

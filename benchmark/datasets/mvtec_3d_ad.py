@@ -62,4 +62,5 @@ FACTS = DatasetFacts(
     checkpoint_prefix="ast-mvtec3d-",
     find_categories=find_categories,
     load_category=load_category,
+    modalities=("rgb+depth", "rgb", "depth"),
 )

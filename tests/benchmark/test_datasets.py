@@ -337,13 +337,14 @@ def test_facts_are_whole() -> None:
         "visa": 12,
         "magnetic_tile": 1,
         "folder": 0,
+        "hub": 0,
     }
     for name, facts in DATASETS.items():
         ASTDetectorConfig.preset(facts.preset)
         assert facts.name == name and facts.licence and "\n" not in facts.citation
-        assert (
-            facts.has_masks == bool(facts.citation) == facts.download_page.startswith("https://") == (name != "folder")
-        )
+        own = name in ("folder", "hub")  # a user's own data, from wherever they are
+        assert facts.has_masks == bool(facts.citation) == bool(facts.categories) == (not own)
+        assert facts.download_page.startswith("https://") == (name != "folder")
 
 
 def test_checkpoints_are_named_after_dataset_and_category() -> None:

@@ -1,0 +1,121 @@
+"""Drawn parts, and the files that they become in the layouts that `benchmark.datasets` reads."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from ast_hf.errors import DatasetError
+from benchmark.synthetic import drawing, parts
+
+_DARK, _CRUMB, _DUST, _LEAK = (0.1, 0.09, 0.09), (0.6, 0.42, 0.25), (0.75, 0.72, 0.66), (0.75, 0.62, 0.3)
+_DIRT = {"contamination": (3, _DARK)}
+_PAINTS = (0.55, 0.16, 0.14), (0.16, 0.25, 0.5), (0.2, 0.4, 0.22)
+# Dataset, category -> defect -> height and colours for `Scene.damage`; none where the part's own function draws it.
+DEFECTS: dict[tuple[str, str], dict[str, tuple]] = {
+    ("mvtec_ad", "carpet"): {"color": (0, *_PAINTS), "cut": (-9, _DARK), "hole": (-9, _DARK)},
+    ("mvtec_ad", "metal_nut"): {"color": (0, *_PAINTS), "flip": (), "scratch": (-2.5, (0.95, 0.93, 0.9))},
+    ("mvtec_3d_ad", "cookie"): {"contamination": (4, *_PAINTS), "crack": (-18, _CRUMB), "hole": (-18, _CRUMB)},
+    ("mvtec_3d_ad", "tire"): {"contamination": (4, _DUST), "cut": (-24, _DARK), "hole": (-24, _DARK)},
+    ("visa", "capsules"): {"discolor": (0, (0.6, 0.5, 0.3)), "leak": (5, _LEAK), "scratch": (-2, (0.7, 0.75, 0.7))},
+    ("mvtec_loco_ad", "juice_bottle"): {"missing_label": (), "swapped_labels": (), "wrong_fruit": (), **_DIRT},
+    ("mvtec_loco_ad", "pushpins"): {"additional_pushpin": (), "color": (), "missing_pushpin": (), **_DIRT},
+}
+_ENOUGH = {"missing_pushpin": 500, "missing_label": 1000}  # pixels to be found; of other defects the whole
+_PATHS = {  # dataset: where a category keeps its pictures and masks
+    "mvtec_ad": ("{split}/{kind}/{name}.png", "ground_truth/{kind}/{name}_mask.png"),
+    "mvtec_3d_ad": ("{split}/{kind}/rgb/{name}.png", "{split}/{kind}/gt/{name}.png"),
+    "visa": ("Data/Images/{kind}/{name}.JPG", "Data/Masks/{kind}/{name}.png"),
+    "mvtec_loco_ad": ("{split}/{kind}/{name}.png", "ground_truth/{kind}/{name}/{region:03}.png"),
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pictures of each category: good ones by split, `validation` where the layout has it, and of each defect."""
+
+    train: int = 32
+    validation: int = 8
+    good: int = 12
+    anomalous: int = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A drawn part."""
+
+    rgb: np.ndarray  # uint8 (H, W, 3)
+    masks: list[np.ndarray]  # bool (H, W) each, one a defect region; none for a good part
+    xyz: np.ndarray | None  # float32 (H, W, 3), metres, 0 where nothing was measured; only of 3D categories
+
+
+def draw_part(category: str, index: int, defect: str | None = None, seed: int = 0) -> Part:
+    """Draws part `index` (0 or more) of a category in `DEFECTS`; with a defect it is the same part, damaged.
+
+    Raises:
+        DatasetError: The category or the defect is not known.
+    """
+    defects = {name: kinds for (_, name), kinds in DEFECTS.items()}
+    if category not in defects or defect not in (None, *defects[category]):
+        raise DatasetError(f"There is no {category!r} with {defect!r} to be drawn: choose from {defects}.")
+    rng, flaw = (np.random.default_rng([seed, crc32(f"{category}{of}".encode()), index]) for of in ("", f"/{defect}"))
+    camera, sensor = rng.spawn(2)
+    scene, region = getattr(parts, category)(rng, flaw, defect)
+    if defect and defects[category][defect]:
+        scene.damage(flaw, defect, region, *defects[category][defect])
+    masks = [scene.marks == number for number in range(1, int(scene.marks.max()) + 1)]
+    xyz = drawing.scan(scene, sensor) if ("mvtec_3d_ad", category) in DEFECTS else None
+    return Part(drawing.photograph(scene, camera), masks, xyz)
+
+
+def write_category(root: Path, dataset: str, category: str, counts: Counts, seed: int) -> None:
+    """Writes the files of one category below `root`, the dataset's folder."""
+    kinds, (image, mask), visa = ["", *DEFECTS[dataset, category]], _PATHS[dataset], dataset == "visa"
+    validation = counts.validation if dataset in ("mvtec_3d_ad", "mvtec_loco_ad") else 0
+    jobs = [("train", "", counts.train), ("validation", "", validation), ("test", "", counts.good)]
+    jobs += [("test", defect, counts.anomalous) for defect in kinds[1:]]
+    numbers: Counter[str] = Counter()
+    for split, defect, index in ((split, defect, index) for split, defect, count in jobs for index in range(count)):
+        part = draw_part(category, crc32(f"{split}/{defect}/{index}".encode()), defect or None, seed)
+        loco = "structural_anomalies" if defect in ("color", "contamination") else "logical_anomalies"
+        bad = {"visa": "Anomaly", "mvtec_loco_ad": loco}.get(dataset, defect)
+        at = {"split": split, "kind": bad if defect else "Normal" if visa else "good", "name": ""}
+        folder = image.format(**at)
+        at["name"] = f"{numbers[folder]:03}"
+        numbers[folder] += 1
+        files = {image.format(**at): part.rgb}
+        if part.xyz is not None:
+            files[image.format(**at).replace("rgb", "xyz").replace("png", "tiff")] = part.xyz
+        value = {"visa": kinds.index(defect), "mvtec_loco_ad": 256 - kinds.index(defect)}.get(dataset, 255)
+        regions = part.masks if dataset == "mvtec_loco_ad" else [np.any([part.rgb[..., 0] < 0, *part.masks], axis=0)]
+        if defect or dataset == "mvtec_3d_ad":
+            files |= {mask.format(region=i, **at): region * np.uint8(value) for i, region in enumerate(regions)}
+        for path, content in files.items():
+            (root / category / path).parent.mkdir(parents=True, exist_ok=True)
+            if path.endswith("tiff"):
+                tifffile.imwrite(root / category / path, content, photometric="rgb")
+            else:  # written quickly, as grain does not compress
+                Image.fromarray(content).save(root / category / path, quality=95, compress_level=1)
+        if visa:
+            picture, truth = [*(f"{category}/{path}" for path in files), ""][:2]
+            _add(root / category / "image_anno.csv", "image,label,mask", picture, defect or "normal", truth)
+            table, label = root / "split_csv" / "1cls.csv", "anomaly" if defect else "normal"
+            _add(table, "object,split,label,image,mask", category, split, label, picture, truth)
+    if dataset == "mvtec_loco_ad":
+        keys = "defect_name", "pixel_value", "saturation_threshold", "relative_saturation"
+        values = [(kind, 256 - i, _ENOUGH.get(kind, 1), kind not in _ENOUGH) for i, kind in enumerate(kinds) if kind]
+        config = json.dumps([dict(zip(keys, entry, strict=True)) for entry in values], indent=2)
+        (root / category / "defects_config.json").write_text(config)
+
+
+def _add(table: Path, header: str, *fields: str) -> None:
+    """Adds a row to a CSV table, which is begun with the header."""
+    table.parent.mkdir(exist_ok=True)
+    table.write_text((table.read_text() if table.exists() else header + "\n") + ",".join(fields) + "\n")

@@ -1,0 +1,45 @@
+"""The symmetric student is the teacher's twin, untrained, and trains like AST's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ast_hf import TrainingRecipe
+from ast_hf.features import PreparedParts
+from ast_hf.model import ASTDetector
+from ast_hf.training import fit
+from benchmark.ablations import AST, SymmetricStudent, change_student
+from tests import tiny
+
+
+@pytest.mark.parametrize(("variant", "factor"), [("symmetric student", 1), ("symmetric student, 8 blocks", 2)])
+@pytest.mark.parametrize("position_channels", [0, 8])
+def test_a_symmetric_student_learns_what_the_teacher_gives(variant: str, factor: int, position_channels: int) -> None:
+    model = ASTDetector(tiny.config("depth", position_channels=position_channels))
+    change_student(model, variant, seed=0)
+    assert isinstance(model.student, SymmetricStudent)
+    count = [sum(p.numel() for p in network.parameters()) for network in (model.teacher, model.student)]
+    assert count[1] == factor * count[0]
+    inputs = torch.randn(8, model.config.input_channels, *model.map_size, generator=torch.Generator().manual_seed(0))
+    losses: dict[str, list[float]] = {}
+    fit(
+        model,
+        PreparedParts(inputs, None),
+        TrainingRecipe(epochs=6, learning_rate=1e-2),
+        progress=lambda stage, done, total, loss=None: losses.setdefault(stage, []).append(loss),
+    )
+    assert losses["student"][-1] < losses["student"][0]
+    assert model.compare(inputs).anomaly_map.shape == (8, *model.map_size)
+
+
+def test_ast_keeps_its_own_student_and_the_callers_random_numbers() -> None:
+    model = ASTDetector(tiny.config("depth"))
+    student = model.student
+    change_student(model, AST, seed=0)
+    assert model.student is student
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    change_student(model, "symmetric student", seed=0)
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,130 @@
+"""Which jobs a command line stands for, and what it says of data that are not there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from ast_hf.errors import ASTError, ConfigError
+from benchmark import plan as plan_module
+from benchmark.ablations import VARIANTS
+from benchmark.plan import official_datasets, pairs, plan, settings
+from benchmark.run import parser
+from tests import tiny
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Empty categories of two datasets, which planning does not look into."""
+    for folder in ("mvtec_ad/bottle", "mvtec_ad/cable", "mvtec_3d_ad/bagel"):
+        (tmp_path / folder / "train" / "good").mkdir(parents=True)
+    return tmp_path
+
+
+def jobs(data: Path, *arguments: str) -> list:
+    return plan(parser().parse_args([*arguments, "--data-root", str(data)]))
+
+
+def test_all_takes_what_is_there_and_names_what_is_not(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    planned = jobs(data, "--all", "--seeds", "0", "1")
+    assert len(planned) == 2 * (2 + 3)
+    assert {job.config["modality"] for job in planned if job.category == "bagel"} == {"rgb", "depth", "rgb+depth"}
+    assert len({job.id for job in planned}) == len(planned)
+    text = caplog.text
+    assert "visa: not there" in text
+    assert "CC BY-NC-SA 4.0" in text
+    assert "python -m benchmark.download visa" in text
+    assert "mvtec_ad: lacks capsule" in text
+
+
+def test_nothing_there_is_a_sentence_that_names_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(ASTError, match=r"--data-root, or --data synthetic"):
+        jobs(tmp_path / "nowhere", "--all")
+
+
+def test_presets_follow_the_dataset_and_modality(data: Path) -> None:
+    by_modality = {job.config["modality"]: job for job in jobs(data, "--datasets", "mvtec_3d_ad")}
+    for modality, score in (("rgb+depth", "max"), ("rgb", "mean"), ("depth", "max")):
+        config = by_modality[modality].config
+        assert (config["image_score"], config["teacher_channels"], config["coupling_clamp"]) == (score, 64, 1.9)
+    assert by_modality["rgb"].recipe["epochs"] == 72
+    (bottle,) = jobs(data, "--datasets", "mvtec_ad", "--categories", "bottle")
+    assert (bottle.preset, bottle.recipe["epochs"], bottle.recipe["calibration_fraction"]) == ("mvtec-ad", 240, 0.0)
+
+
+def test_modalities_and_categories_choose(data: Path) -> None:
+    assert [j.category for j in jobs(data, "--all", "--modalities", "depth")] == ["bagel"]
+    assert [j.category for j in jobs(data, "--all", "--categories", "cable")] == ["cable"]
+    with pytest.raises(ConfigError, match=r"no category 'botle'.*bottle, cable"):
+        jobs(data, "--datasets", "mvtec_ad", "--categories", "botle")
+
+
+def test_ablations(data: Path) -> None:
+    of_3d = jobs(data, "--datasets", "mvtec_3d_ad", "--modalities", "rgb+depth", "--ablations")
+    assert {job.variant for job in of_3d} == set(VARIANTS)
+    of_rgb = jobs(data, "--datasets", "mvtec_ad", "--categories", "bottle", "--ablations")
+    assert {job.variant for job in of_rgb} == set(VARIANTS) - {"no mask"}
+    by_variant = {job.variant: job.config for job in of_3d}
+    assert by_variant["no mask"]["foreground_dilation"] == 0
+    assert by_variant["no positional encoding"]["position_channels"] == 0
+    assert by_variant["8 residual blocks"]["student_blocks"] == 8
+
+
+def test_a_setting_that_is_an_ablation_already_is_run_once(data: Path) -> None:
+    command = ["--datasets", "mvtec_ad", "--categories", "bottle", "--ablations", "--set", "position_channels=0"]
+    assert "no positional encoding" not in {job.variant for job in jobs(data, *command)}
+
+
+def test_synthetic_data_are_drawn_and_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "write_synthetic", lambda root: tmp_path)
+    (tmp_path / "mvtec_ad" / "carpet").mkdir(parents=True)
+    (job,) = plan(parser().parse_args(["--all", "--data", "synthetic"]))
+    assert (job.data, job.preset) == ("synthetic", "compact")
+
+
+def test_backbone_weights_are_part_of_the_id_by_content(data: Path, tmp_path: Path) -> None:
+    command = ["--datasets", "mvtec_ad", "--categories", "bottle"]
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (jobs(data, *command, "--backbone-weights", str(tmp_path / name))[0] for name in "abc")
+    assert a.id == b.id != c.id
+    assert Path(a.backbone_weights).is_absolute()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        jobs(data, *command, "--backbone-weights", str(tmp_path / "none"))
+
+
+def test_a_users_own_folder(tmp_path: Path) -> None:
+    tiny.folder_of_pictures(tmp_path / "parts" / "good", 2)
+    (job,) = jobs(tmp_path / "parts", "--datasets", "folder")
+    assert (job.category, job.preset) == ("parts", "compact")
+
+
+def test_a_hub_dataset_is_brought_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("benchmark.datasets.hub.bring", lambda *args, **kwargs: asked.append((args, kwargs)))
+    options = ["--datasets", "hub", "--hub-dataset", "org/set@abc", "--hub-columns", "image=photo", "mask="]
+    (job,) = jobs(tmp_path, *options, "--categories", "bottle")
+    ((repository, category, folder), named) = asked[0]
+    assert (repository, category, folder.name) == ("org/set", "bottle", "org--set@abc")
+    assert named == {"columns": {"image": "photo", "mask": ""}, "revision": "abc"}
+    assert (job.dataset, job.category, job.data_root) == ("hub", "bottle", str(folder))
+    with pytest.raises(ConfigError, match="--hub-dataset"):
+        jobs(tmp_path, "--datasets", "hub")
+
+
+def test_settings_of_the_user_go_above_the_modality() -> None:
+    config, recipe = settings("compact", ["image_score=max", "learning_rate=1e-3"], 3)
+    assert (config.image_score, recipe.learning_rate, recipe.epochs) == ("max", 1e-3, 3)
+
+
+def test_pairs() -> None:
+    assert pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    with pytest.raises(ConfigError, match="'d' is no NAME=VALUE"):
+        pairs(["d"])
+
+
+def test_official_datasets_are_those_with_categories() -> None:
+    assert official_datasets() == ["mvtec_ad", "mvtec_3d_ad", "mvtec_loco_ad", "visa", "magnetic_tile"]
