@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, patience: Patience | None = Non
         return 130
 
 
-def how_to_get(dataset: str) -> str:
+def how_to_get(dataset: str, data_root: Path | None = None) -> str:
     """Says in two lines under what licence a dataset is to be had and how large it is, and which command gets it."""
     if dataset not in DATASETS:
         return f"There is no dataset {dataset!r}.\n  Choose from {', '.join(DATASETS)}."
@@ -50,7 +50,8 @@ def how_to_get(dataset: str) -> str:
     if archive is None:
         return f"{licence}.\n  No archive of it is known: get it from {facts.download_page or 'its owner'}"
     sizes = f"{archive.size / 1e9:.1f} GB to download, {archive.size * archive.expansion / 1e9:.1f} GB unpacked"
-    return f"{licence}; {sizes}.\n  python -m benchmark.download {dataset}"
+    where = "" if data_root in (None, Path("data")) else f" --data-root {data_root}"
+    return f"{licence}; {sizes}.\n  python -m benchmark.download {dataset}{where}"
 
 
 def _try(dataset: str, options: argparse.Namespace) -> int:

@@ -65,7 +65,7 @@ def report_missing(datasets: Sequence[str], data_root: Path) -> None:
         missing = missing_categories(dataset, data_root) if there else list(official)
         if missing:
             what = "not there" if len(missing) == len(official) else f"lacks {', '.join(missing)}"
-            _LOG.info("%s: %s in %s.\n%s", dataset, what, data_root, how_to_get(dataset))
+            _LOG.info("%s: %s in %s.\n%s", dataset, what, data_root, how_to_get(dataset, data_root))
 
 
 def settings(

@@ -41,7 +41,7 @@ _PATHS = {  # dataset: where a category keeps its pictures and masks
 class Counts:
     """Pictures of each category: good ones by split, `validation` where the layout has it, and of each defect."""
 
-    train: int = 32
+    train: int = 48
     validation: int = 8
     good: int = 12
     anomalous: int = 4

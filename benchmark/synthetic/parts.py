@@ -83,11 +83,11 @@ def tire(rng: Rng, flaw: Rng, defect: str | None) -> tuple[Scene, Array]:
 
 
 def capsules(rng: Rng, flaw: Rng, defect: str | None) -> tuple[Scene, Array]:
-    """Twelve two-coloured capsules on white paper."""
+    """Twelve two-coloured capsules, laid out on white paper."""
     scene, region = table(rng, (300, 400), (0.78, 0.78, 0.76), 0.012), np.zeros((300, 400), bool)
     for i in range(12):
-        column, row = 65 + 90 * (i % 4) + rng.uniform(-9, 9), 55 + 95 * (i // 4) + rng.uniform(-9, 9)
-        part, x, y = scene.window(column, row, 45, rng.uniform(0, 6.3))
+        column, row = 65 + 90 * (i % 4) + rng.uniform(-6, 6), 55 + 95 * (i // 4) + rng.uniform(-6, 6)
+        part, x, y = scene.window(column, row, 45, 0.8 + rng.uniform(-0.25, 0.25))
         cap = inside(x - 2)
         shell = box(x, y, 38, 16, 16) - cap
         part.lay(30 * rounded(shell, 17), rgb((0.9, 0.84, 0.66)) * (1 - cap) + rgb((0.2, 0.5, 0.32)) * cap, 0.25, shell)

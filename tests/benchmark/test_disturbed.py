@@ -70,44 +70,53 @@ def results(output: Path) -> dict[str, tuple[int, int]]:
 def test_killed_twenty_times_it_gives_the_same_tables_and_does_nothing_twice(
     command: list[str], tmp_path: Path
 ) -> None:
-    undisturbed, disturbed = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    """Workers and launchers are killed at random moments; whenever a run is whole, the next begins in a new folder."""
+    command += ["--deterministic", "--retries", "20"]
     started = time.monotonic()
-    assert finish([*command, "--deterministic"], undisturbed).returncode == 0
+    assert finish(command, tmp_path / "a" / "run").returncode == 0
     whole = time.monotonic() - started
     chance = random.Random(0)
-    done: dict[str, tuple[int, int]] = {}
     kills = {"launcher": 0, "worker": 0}
+    output, process, done = tmp_path / "0" / "run", None, dict[str, tuple[int, int]]()
     while sum(kills.values()) < 20:
-        process = subprocess.Popen(
-            with_output([*command, "--deterministic"], disturbed),
-            env=environment(disturbed.parent),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        # Now and then long enough for some jobs, and mostly in the middle of the first ones.
-        time.sleep(chance.uniform(0, whole * chance.choice([0.2, 0.2, 0.6])))
-        victims = workers(disturbed)
-        if victims and chance.random() < 0.5:
+        if len(done) == JOBS:
+            check_whole(command, output, tmp_path / "a" / "run")
+            output, process, done = tmp_path / str(sum(kills.values())) / "run", None, {}
+        if process is None or process.poll() is not None:
+            process = subprocess.Popen(
+                with_output(command, output), env=environment(output.parent), stderr=subprocess.DEVNULL
+            )
+        time.sleep(chance.uniform(0, whole / 3))
+        victims = workers(output)
+        if victims and chance.random() < 0.6:
             os.kill(chance.choice(victims), signal.SIGKILL)
             kills["worker"] += 1
-            time.sleep(chance.uniform(0, 2))
+        elif process.poll() is None:
+            process.kill()
+            process.wait()
+            kills["launcher"] += 1
+        assert done.items() <= results(output).items(), "a finished job was done again"
+        done = results(output)
+    if process is not None:
         process.kill()
         process.wait()
-        kills["launcher"] += 1
-        now = results(disturbed)
-        assert done.items() <= now.items(), "a finished job was done again"
-        done = now
-    last = finish([*command, "--deterministic"], disturbed)
-    assert last.returncode == 0, last.stderr
-    assert min(kills.values()) > 2
-    assert done.items() <= results(disturbed).items()
-    assert len(results(disturbed)) == JOBS
-    for name in ("tables.md", "tables.tex", "results.csv"):
-        assert (disturbed / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    check_whole(command, output, tmp_path / "a" / "run")
+    assert min(kills.values()) >= 3, kills
     deadline = time.monotonic() + 60
-    while workers(disturbed):
+    while workers(tmp_path):
         assert time.monotonic() < deadline, "a worker outlived its launcher"
         time.sleep(0.2)
+
+
+def check_whole(command: list[str], output: Path, undisturbed: Path) -> None:
+    """Finishes a run and compares it with one that nothing disturbed."""
+    done = results(output)
+    last = finish(command, output)
+    assert last.returncode == 0, last.stderr
+    assert done.items() <= results(output).items(), "a finished job was done again"
+    assert len(results(output)) == JOBS
+    for name in ("tables.md", "tables.tex", "results.csv"):
+        assert (output / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
 
 def test_two_launchers_share_one_folder(command: list[str], tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_all_takes_what_is_there_and_names_what_is_not(data: Path, caplog: pytes
     text = caplog.text
     assert "visa: not there" in text
     assert "CC BY-NC-SA 4.0" in text
-    assert "python -m benchmark.download visa" in text
+    assert f"python -m benchmark.download visa --data-root {data}" in text
     assert "mvtec_ad: lacks capsule" in text
 
 
