@@ -149,7 +149,8 @@ def _features(model: ASTDetector, batch: Sequence[_Entry], cache: FeatureCache |
     reads = [entry.read or read_part(model.config, entry.part) for entry in batch]
     pixel_values = stack([read.pixel_values for read in reads], model.device)
     assert pixel_values is not None
-    computed = model.backbone(pixel_values)
+    # The trunk may give channels_last, and convolutions round differently on that than on what comes from the cache.
+    computed = model.backbone(pixel_values).contiguous()
     for entry, features in zip(batch, computed, strict=True):
         if cache is not None and entry.features is None and entry.part.image is not None:
             cache.put(entry.part.image, features)

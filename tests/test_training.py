@@ -190,6 +190,27 @@ class TestFeatureCache:
         again = prepare(model, as_parts(model.config, folder), cache=FeatureCache(tmp_path / "cache", model))
         assert torch.equal(again.inputs[[2, 0, 1]], first.inputs)
 
+    def test_a_break_changes_nothing(self, tmp_path: Path) -> None:
+        """Whether all features come from the cache, some do or none: the same bits in the same layout."""
+        model = build(tiny.config(), 0, backbone_weights=None)
+        parts = as_parts(model.config, tiny.folder_of_pictures(tmp_path / "a", 11))
+        cache = FeatureCache(tmp_path / "cache", model)
+        results = [prepare(model, parts, cache=cache), prepare(model, parts, cache=cache)]
+        for part in parts[2:5] + parts[9:]:
+            assert part.image is not None
+            cache.path(part.image).unlink()
+        results.append(prepare(model, parts, cache=cache))
+        for result in results:
+            assert torch.equal(result.inputs, results[0].inputs)
+            assert result.inputs.stride() == results[0].inputs.contiguous().stride()
+
+    def test_a_full_disk_keeps_no_features(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        model = build(tiny.config(), 0, backbone_weights=None)
+        (tmp_path / "cache").write_text("a file where the folder should be")
+        parts = as_parts(model.config, tiny.folder_of_pictures(tmp_path / "a", 2))
+        assert len(prepare(model, parts, cache=FeatureCache(tmp_path / "cache", model))) == 2
+        assert "are not kept" in caplog.text
+
     def test_key_covers_everything_features_depend_on(self, tmp_path: Path) -> None:
         image = tiny.picture(0)
         changes = ({}, {"image_size": 96, "depth_size": 24}, {"backbone_padding": 64}, {"backbone_layer": "blocks.3.0"})
