@@ -1,4 +1,4 @@
-"""Checkpoints on disk: config.json, model.safetensors, calibration.json; strict, whole, and nothing but data."""
+"""Checkpoints on disk: config.json, model.safetensors, calibration.json, metrics.json; strict, whole, only data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from ast_hf.errors import CheckpointError
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 CALIBRATION_NAME = "calibration.json"
+METRICS_NAME = "metrics.json"
 _MAX_JSON_BYTES = 64 * 2**20
+_MAX_TENSORS = 50_000
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class SavedModel:
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     calibration: dict[str, Any] | None
+    metrics: dict[str, Any] | None
 
 
 def write(
@@ -40,13 +43,15 @@ def write(
     config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     calibration: Mapping[str, Any] | None,
+    metrics: Mapping[str, Any] | None = None,
     *,
     metadata: Mapping[str, str],
     half_precision: bool = False,
 ) -> None:
     """Writes a checkpoint; each file appears whole or not at all, the weights last.
 
-    The weights' metadata holds the SHA-256 of the other files, so that files of two checkpoints are never mixed.
+    The weights' metadata holds the SHA-256 of config.json and calibration.json, so that files of two checkpoints are
+    never mixed; metrics.json may be written later.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {CONFIG_NAME: _to_json(config)}
@@ -56,9 +61,12 @@ def write(
     stored = {name: _storable(name, tensor, half_precision) for name, tensor in tensors.items()}
     for name, data in files.items():
         write_whole(folder / name, data)
-    if calibration is None:
-        (folder / CALIBRATION_NAME).unlink(missing_ok=True)
-    write_whole(folder / WEIGHTS_NAME, save(stored, metadata=metadata))
+    if metrics is not None:
+        write_whole(folder / METRICS_NAME, _to_json(metrics))
+    for name, values in ((CALIBRATION_NAME, calibration), (METRICS_NAME, metrics)):
+        if values is None:
+            (folder / name).unlink(missing_ok=True)
+    write_whole(folder / WEIGHTS_NAME, *_serialized(stored, metadata))
 
 
 def read(folder: Path) -> SavedModel:
@@ -80,12 +88,20 @@ def read(folder: Path) -> SavedModel:
     for name, data in files.items():
         if metadata.get(f"{name}.sha256") != _sha256(data):
             raise CheckpointError(f"{folder / name} was changed or belongs to another checkpoint than {WEIGHTS_NAME}.")
+    if (folder / METRICS_NAME).is_file():
+        files[METRICS_NAME] = _read_bytes(folder / METRICS_NAME)
     parsed = {name: _from_json(folder / name, data) for name, data in files.items()}
-    return SavedModel(folder, parsed[CONFIG_NAME], tensors, metadata, parsed.get(CALIBRATION_NAME))
+    return SavedModel(
+        folder, parsed[CONFIG_NAME], tensors, metadata, parsed.get(CALIBRATION_NAME), parsed.get(METRICS_NAME)
+    )
 
 
-def check(saved: SavedModel, wanted: Mapping[str, Tensor]) -> None:
-    """Every tensor is there, has its shape, is finite and in range, and there is none besides.
+def checked(saved: SavedModel, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The saved tensors in the types of `wanted`: each is there, has its shape and a value in range, and no other is.
+
+    Args:
+        saved: As `read`.
+        wanted: What the configuration asks for; only shapes and types count, so it may be on the meta device.
 
     Raises:
         CheckpointError: The first tensor that is not so, by name.
@@ -96,24 +112,35 @@ def check(saved: SavedModel, wanted: Mapping[str, Tensor]) -> None:
     if extra := sorted(set(saved.tensors) - set(wanted)):
         raise CheckpointError(f"{where} has {len(extra)} tensors that {CONFIG_NAME} has no use for, first {extra[0]}.")
     for name, tensor in saved.tensors.items():
-        if tensor.shape != wanted[name].shape:
-            shapes = f"{tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
-            raise CheckpointError(f"{where}: {name} has the shape {shapes}.")
-        if tensor.is_floating_point() != wanted[name].is_floating_point():
-            raise CheckpointError(f"{where}: {name} has the type {tensor.dtype} instead of {wanted[name].dtype}.")
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"{where}: {name} holds values that are not finite.")
-        # Any other order would index outside, or leave channels out.
-        if name.endswith(".permutation") and not torch.equal(tensor.sort().values, torch.arange(len(tensor))):
-            raise CheckpointError(f"{where}: {name} is not a permutation.")
+        if fault := _fault(name, tensor, wanted[name]):
+            raise CheckpointError(f"{where}: {name} {fault}.")
+    # What is in its type already stays mapped to the file, and takes no memory of its own.
+    return {name: tensor.to(wanted[name].dtype) for name, tensor in saved.tensors.items()}
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all."""
+def _fault(name: str, tensor: Tensor, wanted: Tensor) -> str | None:
+    """What is wrong with a tensor, or None."""
+    if tensor.shape != wanted.shape:
+        return f"has the shape {tuple(tensor.shape)} instead of {tuple(wanted.shape)}"
+    if tensor.dtype != wanted.dtype and (tensor.dtype, wanted.dtype) != (torch.float16, torch.float32):
+        return f"has the type {tensor.dtype} instead of {wanted.dtype}"
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        return "holds values that are not finite"
+    # Any other order would index outside, or leave channels out.
+    if name.endswith(".permutation") and not torch.equal(tensor.sort().values, torch.arange(len(tensor))):
+        return "is not a permutation"
+    # Division by these, or their root, would make every score infinite or no number.
+    if (name == "input_deviation" and (tensor <= 0).any()) or (name.endswith(".running_var") and (tensor < 0).any()):
+        return "holds deviations that are not positive"
+    return None
+
+
+def write_whole(path: Path, *data: bytes | memoryview) -> None:
+    """Writes a file, given in one piece or more, that appears whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(data)
         os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner may read
         os.replace(temporary, path)
     except BaseException:
@@ -121,9 +148,20 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def _serialized(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
+    """A safetensors file in two pieces; the same content gives the same bytes, as safetensors' metadata does not."""
+    data = memoryview(save(tensors))
+    size = int.from_bytes(data[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(bytes(data[8 : 8 + size]))}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text, data[8 + size :]
+
+
 def _storable(name: str, tensor: Tensor, half_precision: bool) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
-    if not half_precision or not tensor.is_floating_point():
+    # Vectors (biases, statistics) are a thousandth of the file, and deviations below 6e-8 would be zero in fp16.
+    if not half_precision or not tensor.is_floating_point() or tensor.dim() < 2:
         return tensor
     half = tensor.half()
     if not half.isfinite().all():
@@ -134,8 +172,10 @@ def _storable(name: str, tensor: Tensor, half_precision: bool) -> Tensor:
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}, file.metadata() or {}
+            names = file.keys()
+            if len(names) > _MAX_TENSORS:
+                raise CheckpointError(f"{path} holds {len(names)} tensors, more than any detector has.")
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error}).") from error
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m ast_hf train | predict`. Results go to stdout, everything else to stderr."""
+"""The command line, `python -m ast_hf`. Results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ import numpy as np
 from ast_hf.backbone import PRETRAINED
 from ast_hf.calibration import DEFAULT_FALSE_POSITIVE_RATE
 from ast_hf.checkpoint import write_whole
+from ast_hf.commands import add_hub_commands
 from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe, parse_changes
 from ast_hf.errors import ASTError, ImageReadError
+from ast_hf.hub import store
 from ast_hf.model import ASTDetector
 from ast_hf.parts import Part, as_parts
 from ast_hf.prediction import Prediction, try_predict_parts
@@ -51,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line's verbs and options."""
     top = argparse.ArgumentParser(prog="python -m ast_hf", description="AST: industrial anomaly detection.")
-    verbs = top.add_subparsers(required=True, metavar="train|predict")
+    verbs = top.add_subparsers(required=True, metavar="train|predict|push|convert|export")
     _add_train(verbs)
     _add_predict(verbs)
+    add_hub_commands(verbs.add_parser)
     return top
 
 
@@ -66,6 +69,7 @@ def _add_train(verbs: Any) -> None:
     verb.add_argument("folder", help="pictures of good parts; for depth presets a folder with rgb/ and xyz/")
     verb.add_argument("--preset", default="compact", choices=list(PRESETS), help="what to train (default: compact)")
     verb.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
+    verb.add_argument("--name", help="also keep it under this name, for predict NAME and from_pretrained(NAME)")
     verb.add_argument("--epochs", type=int, help="epochs of teacher and of student (default: the preset's)")
     verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other fields of preset or recipe")
     verb.add_argument(
@@ -89,7 +93,7 @@ def _add_predict(verbs: Any) -> None:
         help="score pictures",
         description="Prints one row a picture on stdout. The exit status is 1 where a picture could not be used.",
     )
-    verb.add_argument("model", help="folder of a checkpoint")
+    verb.add_argument("model", help="name, Hub id or folder of a detector")
     verb.add_argument(
         "paths", nargs="+", type=Path,
         help="pictures, or folders of them; for depth models folders with rgb/ and xyz/, or scans",
@@ -124,6 +128,8 @@ def _train(options: argparse.Namespace) -> int:
     )
     model.save_pretrained(options.output, half_precision=options.half_precision)
     _LOG.info("Saved to %s", options.output)
+    if options.name:
+        _LOG.info("Stored as %s, in %s", options.name, store(model, options.name))
     if model.calibration is not None:
         _LOG.info(
             "Threshold %.5g: from %d held-out good parts, for a false-positive rate of %g %%",

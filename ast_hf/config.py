@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from ast_hf.errors import ConfigError
 
 CONFIG_VERSION = 1
+# An older config_version -> what makes its fields those of the next version.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 _Record = TypeVar("_Record", bound="ASTDetectorConfig | TrainingRecipe")
 
@@ -139,19 +142,12 @@ class ASTDetectorConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ASTDetectorConfig:
-        """Reads what `to_dict` wrote.
+        """Reads what `to_dict` wrote, in this version of ast_hf or an older one.
 
         Raises:
             ConfigError: `values` comes from a newer version, lacks a field, or has one that is not known.
         """
-        values = dict(values)
-        version = values.pop("config_version", None)
-        if version != CONFIG_VERSION:
-            raise ConfigError(
-                f"config_version is {version!r}, and this version of ast_hf reads {CONFIG_VERSION}: "
-                "upgrade ast_hf, or save the model again with it."
-            )
-        return _from_json(cls, values)
+        return _from_json(cls, upgrade(values))
 
 
 @dataclass(frozen=True)
@@ -244,6 +240,23 @@ def parse_changes(changes: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any
     return found
 
 
+def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a stored configuration as this version has them, brought there one version at a time.
+
+    Raises:
+        ConfigError: Its `config_version` is newer than this version of ast_hf, or none at all.
+    """
+    fields = dict(values)
+    while (version := fields.pop("config_version", None)) != CONFIG_VERSION:
+        if not isinstance(version, int) or version not in UPGRADES:
+            raise ConfigError(
+                f"config_version is {str(version)[:80]!r}, and this version of ast_hf reads up to {CONFIG_VERSION}: "
+                "upgrade ast_hf, or save the model again with it."
+            )
+        fields = {**UPGRADES[version](fields), "config_version": version + 1}
+    return fields
+
+
 def _preset(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if name not in PRESETS:
         raise ConfigError(f"There is no preset {name!r}. Presets: {', '.join(PRESETS)}.")
@@ -265,8 +278,9 @@ def _check_fields(record: Any) -> None:
                 raise ConfigError(f"{field.name} is {value!r}: choose one of {', '.join(_CHOICES[field.name])}.")
         elif field.name in _BOUNDS:
             _check_number(field.name, value, is_float="float" in str(field.type), optional="None" in str(field.type))
-        elif field.type == "str" and (not isinstance(value, str) or not 0 < len(value) <= 200):
-            raise ConfigError(f"{field.name} is {str(value)[:80]!r}: give a name of 1 to 200 characters.")
+        # No colon and no slash: timm takes "hf-hub:..." and "local-dir:..." for places to fetch a network from.
+        elif field.type == "str" and (not isinstance(value, str) or not re.fullmatch(r"[\w.]{1,200}", value)):
+            raise ConfigError(f"{field.name} is {str(value)[:80]!r}: give a name of letters, digits, dots and _.")
 
 
 def _check_number(name: str, value: object, *, is_float: bool, optional: bool) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ast_hf.backbone import has_fast_bf16
 from ast_hf.checkpoint import write_whole
+from ast_hf.hub import home
 from ast_hf.images import ImageSource, read_image
 from ast_hf.model import ASTDetector
 from ast_hf.parts import Part, ReadPart, ahead, read_part, stack
@@ -39,7 +40,7 @@ class PreparedParts:
 
 def default_cache_folder() -> Path:
     """`$AST_HF_HOME/features`, or ~/.cache/ast_hf/features."""
-    return Path(os.environ.get("AST_HF_HOME") or Path.home() / ".cache" / "ast_hf") / "features"
+    return home() / "features"
 
 
 class FeatureCache:

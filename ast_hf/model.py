@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ast_hf import checkpoint
-from ast_hf.backbone import FeatureExtractor
+from ast_hf.backbone import PRETRAINED, FeatureExtractor
 from ast_hf.calibration import Calibration
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.depth import foreground_on_map
-from ast_hf.errors import CheckpointError, ConfigError
+from ast_hf.errors import ASTError, CheckpointError, ConfigError
 from ast_hf.flow import build_teacher, positional_encoding
+from ast_hf.hub import HubMixin, find_backbone
 from ast_hf.prediction import predict_all
 from ast_hf.scoring import distance_map, image_score
 from ast_hf.student import Student
@@ -33,7 +34,7 @@ class ASTOutput:
     foreground: Tensor | None  # (B, 1, h, w) in [0, 1], the mask that was used
 
 
-class ASTDetector(nn.Module):
+class ASTDetector(HubMixin, nn.Module):
     """Asymmetric student-teacher detector (Rudolph et al., WACV 2023).
 
     Args:
@@ -46,6 +47,7 @@ class ASTDetector(nn.Module):
         teacher: The flow, `flow.build_teacher`.
         student: The `Student`.
         calibration: Threshold and p-value from held-out good parts, or None.
+        metrics: What was measured with this detector, for its model card (`card.write_card`), or None.
 
     Raises:
         ConfigError: Backbone and configuration do not fit together.
@@ -59,13 +61,12 @@ class ASTDetector(nn.Module):
         super().__init__()
         self.config = config
         self.calibration: Calibration | None = None
-        self.backbone: FeatureExtractor | None = None
-        if config.uses_rgb:
-            self.backbone = FeatureExtractor(
-                config.backbone, config.backbone_layer, padding=config.backbone_padding, weights=backbone_weights
-            )
+        self.metrics: dict[str, Any] | None = None
+        self.backbone = _backbone(config, backbone_weights) if config.uses_rgb else None
         self.map_size = _map_size(config, self.backbone)
-        self.register_buffer("position", positional_encoding(config.position_channels, *self.map_size))
+        position = torch.empty(config.position_channels, *self.map_size)
+        # On the meta device nothing is computed, so that a stranger's configuration costs no memory.
+        self.register_buffer("position", position if position.is_meta else positional_encoding(*position.shape))
         if config.feature_normalization == "channel":
             self.register_buffer("input_mean", torch.zeros(config.input_channels))
             self.register_buffer("input_deviation", torch.ones(config.input_channels))
@@ -175,61 +176,80 @@ class ASTDetector(nn.Module):
         """
         return predict_all(self, image, points, batch_size=batch_size)
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self, folder: str | Path, *, include_backbone: bool = True, half_precision: bool = False
     ) -> None:
-        """Writes config.json, model.safetensors and, where there is one, calibration.json.
+        """Writes config.json, model.safetensors and, where there are any, calibration.json and metrics.json.
 
         Args:
             folder: Made where it is missing; files of an earlier save are replaced whole.
-            include_backbone: Without the backbone the file is smaller, and `from_pretrained` must be told
-                `backbone_weights`.
-            half_precision: Store floating-point weights in fp16 (they are computed with in fp32 again).
+            include_backbone: Without the backbone the file is smaller; `from_pretrained` then looks for it in the
+                local store, and on the Hub.
+            half_precision: Store the large weights in fp16 (they are computed with in fp32 again).
         """
         state = {k: v for k, v in self.state_dict().items() if include_backbone or not k.startswith("backbone.")}
         backbone = {} if self.backbone is None else {"backbone_sha256": self.backbone.digest()}
         calibration = None if self.calibration is None else self.calibration.to_dict()
         checkpoint.write(
-            Path(folder), self.config.to_dict(), state, calibration, metadata=backbone, half_precision=half_precision
-        )
+            Path(folder), self.config.to_dict(), state, calibration, self.metrics,
+            metadata=backbone, half_precision=half_precision,
+        )  # fmt: skip
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, *, device: str | torch.device | None = None, backbone_weights: str | Path | None = None
+    def _from_folder(
+        cls, folder: Path, device: str | torch.device | None, backbone_weights: str | Path | None
     ) -> ASTDetector:
-        """Reads a folder that `save_pretrained` wrote: safetensors only, every weight present and finite.
-
-        Args:
-            folder: With config.json and model.safetensors.
-            device: Where to; CUDA where there is one, by default.
-            backbone_weights: "pretrained" or a path, for a file that was saved without its backbone.
-
-        Raises:
-            CheckpointError: A file is missing or damaged, or does not belong to the others.
-            ConfigError: The configuration is not one that this version can build.
-        """
-        saved = checkpoint.read(Path(folder))
+        saved = checkpoint.read(folder)
         config = ASTDetectorConfig.from_dict(saved.config)
-        has_backbone = any(k.startswith("backbone.") for k in saved.tensors)
-        if config.uses_rgb and not has_backbone and backbone_weights is None:
-            raise CheckpointError(
-                f"{folder} was saved without its backbone: pass backbone_weights='pretrained' or the path of "
-                f"{config.backbone}'s safetensors file."
-            )
-        model = cls(config, backbone_weights=None if has_backbone else backbone_weights)
-        wanted = {k: v for k, v in model.state_dict().items() if has_backbone or not k.startswith("backbone.")}
-        checkpoint.check(saved, wanted)
-        model.load_state_dict(saved.tensors, strict=has_backbone or not config.uses_rgb)
-        if model.backbone is not None and not has_backbone:
-            _check_backbone(model.backbone, saved.metadata, folder)
+        model = cls._without_memory(config)
+        own_backbone = any(name.startswith("backbone.") for name in saved.tensors)
+        wanted = {k: v for k, v in model.state_dict().items() if own_backbone or not k.startswith("backbone.")}
+        tensors = checkpoint.checked(saved, wanted)
+        if config.uses_rgb and not own_backbone:
+            model.backbone = _stored_backbone(config, saved, backbone_weights)
+        model.load_state_dict(tensors, strict=own_backbone or not config.uses_rgb, assign=True)
+        if model.backbone is not None:  # the layout that `assign` does not keep, and the rounding hangs on
+            model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.metrics = saved.metrics
         if saved.calibration is not None:
             model.calibration = Calibration.from_dict(saved.calibration)
         return model.to(default_device(device)).eval()
+
+    @classmethod
+    def _without_memory(cls, config: ASTDetectorConfig) -> ASTDetector:
+        """A detector on the meta device, whose weights take no memory and no time."""
+        try:
+            with torch.device("meta"):
+                return cls(config)
+        except ASTError:
+            raise
+        except Exception as error:  # whatever modules raise that do not fit together
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"The configuration cannot be built with {config.backbone} ({reason}).") from error
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, or CUDA where there is one, else the CPU."""
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _backbone(config: ASTDetectorConfig, weights: str | Path | None) -> FeatureExtractor:
+    return FeatureExtractor(config.backbone, config.backbone_layer, padding=config.backbone_padding, weights=weights)
+
+
+def _stored_backbone(
+    config: ASTDetectorConfig, saved: checkpoint.SavedModel, weights: str | Path | None
+) -> FeatureExtractor:
+    """The backbone of a checkpoint that does not hold it: the one given, the local store's, or timm's."""
+    digest = saved.metadata.get("backbone_sha256")
+    weights = weights or find_backbone(digest) or PRETRAINED
+    backbone = _backbone(config, weights)
+    if digest not in (None, backbone.digest()):
+        raise CheckpointError(
+            f"{saved.folder} was trained on other backbone weights than {weights}: pass backbone_weights, the path of "
+            f"the safetensors file of {config.backbone} that it was trained on."
+        )
+    return backbone
 
 
 def _map_size(config: ASTDetectorConfig, backbone: FeatureExtractor | None) -> tuple[int, int]:
@@ -256,8 +276,3 @@ def _checked(name: str, tensor: Tensor | None, shape: tuple[int, int, int]) -> T
     if tensor.shape[1:] != shape:
         raise ValueError(f"{name} is {tuple(tensor.shape)}: it must be (B, {', '.join(map(str, shape))}).")
     return tensor
-
-
-def _check_backbone(backbone: FeatureExtractor, metadata: dict[str, str], folder: str | Path) -> None:
-    if metadata.get("backbone_sha256") not in (None, backbone.digest()):
-        raise CheckpointError(f"{folder} was trained on other backbone weights than the ones given.")

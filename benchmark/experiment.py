@@ -8,7 +8,7 @@ import io
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ import ast_hf
 from ast_hf.checkpoint import write_whole
 from ast_hf.config import ASTDetectorConfig, TrainingRecipe
 from ast_hf.features import FeatureCache, PreparedParts, default_cache_folder, prepare
+from ast_hf.hub import store_backbone
 from ast_hf.model import ASTDetector, default_device
 from ast_hf.parts import Part
 from ast_hf.scoring import image_score
 from ast_hf.training import Progress, build, calibrate, fit, hold_out, select
-from benchmark.ablations import change_student, has_own_student
+from benchmark.ablations import AST, change_student, has_own_student
 from benchmark.datasets import Category, Sample, load_category
 from benchmark.evaluate import (
     Evaluation,
@@ -39,6 +40,7 @@ from benchmark.evaluate import (
 )
 from benchmark.heatmaps import SHEET_NAME, write_sheet
 from benchmark.jobs import Job, folder_of, write_result
+from benchmark.published import published
 
 MAPS_NAME = "anomaly_maps.npy"
 SCORES_NAME = "scores.csv"
@@ -77,9 +79,12 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
     folder.mkdir(parents=True, exist_ok=True)
     if not has_own_student(job.variant):
         model.save_pretrained(folder / "model", include_backbone=False)
+        if model.backbone is not None:
+            store_backbone(model.backbone)
     write_scores(folder, category, evaluation)
     write_sheet(folder / SHEET_NAME, category.test, evaluation.anomaly_maps)
-    write_result(output, job, {"figures": figures, "seconds": seconds, "receipt": receipt(model, category)})
+    facts = {"published": published_figures(job, figures), "receipt": receipt(model, category)}
+    write_result(output, job, {"figures": figures, "seconds": seconds, **facts})
     progress("evaluation", 1, 1)
 
 
@@ -125,6 +130,14 @@ def measure(model: ASTDetector, category: Category, evaluation: Evaluation) -> d
         if category.defects_config:
             figures |= overlap_figures(maps, category)
     return figures
+
+
+def published_figures(job: Job, figures: Mapping[str, Any]) -> dict[str, str]:
+    """What is published of AST for this very category, by figure; for drawn data and ablations nothing is."""
+    if (job.data, job.variant) != ("files", AST):
+        return {}
+    known = {name: published(job.dataset, job.config["modality"], name, job.category) for name in figures}
+    return {name: f"{paper} ({paper.by})" for name, paper in known.items() if paper is not None}
 
 
 def write_scores(folder: Path, category: Category, evaluation: Evaluation) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ast_hf.backbone import PRETRAINED
+from ast_hf.commands import plan_pushes
 from ast_hf.config import PRESETS
 from ast_hf.errors import ASTError
+from ast_hf.hub import store
 from benchmark.datasets import DATASETS
 from benchmark.jobs import forget_result, read_result
 from benchmark.launch import Board, describe_failures, run_jobs
@@ -55,12 +57,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             expected = [{"id": job.id, **job.to_dict()} for job in jobs]
             sys.stdout.write(write_report(options.output, results, expected) + "\n")
             _LOG.info("The report is %s.", options.output / "report.md")
+            store_detectors(options.output)
     except OSError as error:
         _LOG.error("The report could not be written to %s: %s. Start the run again.", options.output, error)
         status = status or 1
     for text in describe_failures(board, {job.id: job for job in jobs}):
         _LOG.error("%s", text)
     return status or (1 if board.failed else 0)
+
+
+def store_detectors(output: Path) -> None:
+    """Puts each category's detector (of the lowest seed) where `from_pretrained("ast-mvtec-bottle")` finds it."""
+    try:
+        pushes = plan_pushes(output, all_modalities=True)
+        for name, push in pushes.items():
+            store(push.folder, name, push.metrics)
+        _LOG.info("Ready for from_pretrained: %s.", ", ".join(pushes))
+    except ASTError as error:
+        _LOG.info("No detector is stored for from_pretrained: %s", error)
 
 
 def _run(board: Board, options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ast_hf import from_pretrained
 from benchmark import launch, run
 from benchmark.datasets import Sample
 from benchmark.evaluate import paper_mask
@@ -31,6 +32,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
     launcher = FakeLauncher({})
     monkeypatch.setattr(run, "make_launcher", lambda *args, **kwargs: launcher)
     monkeypatch.setattr(run, "write_report", lambda *args: "the tables")
+    monkeypatch.setattr(run, "store_detectors", lambda output: None)
     monkeypatch.setattr(launch, "_POLL_SECONDS", 0.0)
     return launcher
 
@@ -60,6 +62,11 @@ def test_trains_evaluates_and_reports(
     for name in ("tables.md", "tables.tex", "results.csv", "receipt.json", "report.md"):
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert capsys.readouterr().out.strip() == (tmp_path / "out" / "tables.md").read_text().strip()
+    detector = from_pretrained("ast-mvtec-bottle", device="cpu")
+    assert detector.metrics is not None
+    assert detector.metrics["seeds"] == [0, 1]
+    assert detector.metrics["published"]["image_auroc"] == "100.0 (paper)"
+    assert detector.predict(tiny.picture(0)).score >= 0
     assert "cable-rgb-seed0" in caplog.text
     assert "has no mask" in caplog.text or "000_mask.png" in caplog.text
 

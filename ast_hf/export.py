@@ -1,0 +1,190 @@
+"""A detector as one ONNX file: pictures in, scores and maps out, with nothing left to do before or after."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import ast_hf
+from ast_hf.checkpoint import write_whole
+from ast_hf.errors import ASTError
+from ast_hf.folding import fold_batch_norm
+from ast_hf.images import IMAGENET_MEAN, IMAGENET_STD, to_pixel_values, upsample_map
+from ast_hf.model import ASTDetector
+from ast_hf.scoring import distance_map, image_score
+
+MIN_OPSET = 18  # the first whose Resize antialiases
+# How far an output may be from the detector's, relative to its largest value; ten times as far with fp16 weights.
+_TOLERANCE = {"score": 1e-3, "anomaly_map": 1e-2}
+
+
+class ExportError(ASTError):
+    """A detector cannot be exported, or the exported graph does not compute what the detector does."""
+
+
+def export_onnx(model: ASTDetector, path: str | Path, *, opset: int = MIN_OPSET, half_precision: bool = False) -> Path:
+    """Writes a detector as one ONNX file that takes pictures as they come and computes in fp32; returns its path.
+
+    Where onnxruntime is installed, the graph is run once beside the detector before anything is written.
+
+    Inputs, by name, as far as the detector's modality needs them; B, H and W may be any:
+        image: uint8 (B, H, W, 3), RGB, upright, as `images.read_image` gives it; resized and normalised in the graph.
+        depth, foreground: float32 (B, 1, depth_size, depth_size), as `depth.DepthProcessor` gives them: what that does
+            to a point cloud is not in the graph. No foreground where `foreground_dilation` is 0.
+    Outputs, float32:
+        score: (B,), the image score.
+        anomaly_map: (B, H, W) over the picture; where only depth goes in, (B, depth_size, depth_size).
+    Metadata: ast_hf_version, opset, config (JSON); if calibrated calibration (JSON), threshold, map_threshold.
+
+    Args:
+        model: Stays as it is.
+        path: The file, in a folder that exists; an earlier one is replaced whole.
+        opset: ONNX operator set, 18 or later.
+        half_precision: Store the weights in fp16 (they are computed with in fp32 again).
+
+    Raises:
+        ExportError: A package is missing, the file cannot be written or would exceed 2 GB, or its outputs are wrong.
+    """
+    path = Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise ExportError(f"{path} cannot be written: give the path of a file in a folder that exists.")
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 (torch's exporter is built on it)
+    except ImportError as error:
+        raise ExportError(f"The export needs {error.name}: pip install onnx onnxscript.") from error
+    if not MIN_OPSET <= opset <= onnx.defs.onnx_opset_version():
+        raise ExportError(f"opset={opset}: give one from {MIN_OPSET} to {onnx.defs.onnx_opset_version()}.")
+    graph = _Graph(model)
+    proto = _translate(graph, opset)
+    if half_precision:
+        _halve(proto)
+    onnx.helper.set_model_props(proto, _metadata(model, proto.opset_import[0].version))
+    if proto.ByteSize() >= 2**31:  # more than a protobuf message, which the file is, may have
+        raise ExportError(f"{path} would exceed 2 GB, the most that one ONNX file holds: try half_precision.")
+    data = proto.SerializeToString()
+    onnx.checker.check_model(data, full_check=True)
+    _compare(graph, data, slack=10 if half_precision else 1)
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written ({error.strerror or error}): choose another place.") from error
+    return path
+
+
+class _Graph(nn.Module):
+    """What is exported: a copy of the detector on the CPU, in fp32, between pictures and maps of their size."""
+
+    def __init__(self, model: ASTDetector) -> None:
+        super().__init__()
+        self.detector = copy.deepcopy(model).float().cpu().eval()
+        # Without the extractor around the trunk, whose precision depends on the machine.
+        self.trunk = None if self.detector.backbone is None else fold_batch_norm(self.detector.backbone.trunk)
+        self.detector.backbone = None
+
+    def forward(self, image: Any = None, depth: Any = None, foreground: Any = None) -> tuple[Tensor, Tensor]:
+        detector, config = self.detector, self.detector.config
+        features = None if self.trunk is None else self.trunk(_to_pixel_values(image, config.image_size))
+        inputs = detector.standardize(detector.join(features, depth))
+        # Not `detector.compare`: its len() would make the batch size a constant.
+        condition = detector.condition(inputs.shape[0])
+        teacher_z, _ = detector.teacher(inputs, c=None if condition is None else [condition])
+        anomaly_map = distance_map(teacher_z, detector.student(inputs, condition), detector.mask(foreground))
+        size = (config.depth_size, config.depth_size) if image is None else image.shape[1:3]
+        return image_score(anomaly_map, config.image_score), _upsample_map(anomaly_map, *size)
+
+    def example(self, batch: int, height: int, width: int) -> dict[str, Tensor]:
+        """Random inputs by name."""
+        config, generator = self.detector.config, torch.Generator().manual_seed(0)
+        shape, inputs = (batch, 1, config.depth_size, config.depth_size), {}
+        if config.uses_rgb:
+            inputs["image"] = torch.randint(256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
+        if config.uses_depth:
+            inputs["depth"] = torch.randn(shape, generator=generator)
+        if config.uses_depth and config.foreground_dilation:
+            inputs["foreground"] = torch.randint(2, shape, generator=generator).float()
+        return inputs
+
+
+def _to_pixel_values(image: Tensor, size: int) -> Tensor:
+    """`images.to_pixel_values` for (B, H, W, 3): itself, or as ONNX while the graph is made."""
+    if not torch.compiler.is_exporting():
+        return torch.stack([to_pixel_values(Image.fromarray(picture.numpy()), size) for picture in image])
+    # On bytes, and with weights renormalised at the border, this Resize is Pillow's, but for one grey level at the few
+    # pixels that lie half-way between two.
+    attributes: dict[str, Any] = {"mode": "linear", "antialias": 1, "exclude_outside": 1, "axes": [1, 2]}
+    inputs, shape = (image, None, None, torch.tensor([size, size])), (image.shape[0], size, size, 3)
+    resized = torch.onnx.ops.symbolic("Resize", inputs, attributes, dtype=torch.uint8, shape=shape, version=MIN_OPSET)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return resized.permute(0, 3, 1, 2).float().div(255).sub(mean).div(std)
+
+
+def _upsample_map(anomaly_map: Tensor, height: int, width: int) -> Tensor:
+    """`images.upsample_map` as two matrix products: on a CPU the cubic Resize takes longer than the networks."""
+    h, w = anomaly_map.shape[1:]
+    return upsample_map(torch.eye(h), (height, h)) @ anomaly_map @ upsample_map(torch.eye(w), (width, w)).T
+
+
+def _translate(graph: _Graph, opset: int) -> Any:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # comes with onnxscript
+
+    inputs = graph.example(2, 80, 112)
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # what the exporter's parts tell each other
+        program: Any = torch.onnx.export(
+            graph,
+            kwargs=inputs,
+            output_names=list(_TOLERANCE),
+            opset_version=opset,
+            dynamo=True,
+            dynamic_shapes={k: {0: batch, 1: height, 2: width} if k == "image" else {0: batch} for k in inputs},
+            verbose=False,
+        )
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with this machine's paths
+    return program.model_proto
+
+
+def _halve(proto: Any) -> None:
+    """Stores the weights in fp16, each behind a cast to fp32 that runtimes carry out once, on loading."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    for tensor in proto.graph.initializer:
+        # Vectors weigh nothing, and inputs are divided by some.
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 4:
+            name, half = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.fp16"))
+            proto.graph.node.insert(0, helper.make_node("Cast", [f"{name}.fp16"], [name], to=TensorProto.FLOAT))
+
+
+def _metadata(model: ASTDetector, opset: int) -> dict[str, str]:
+    found = {"ast_hf_version": ast_hf.__version__, "opset": str(opset), "config": json.dumps(model.config.to_dict())}
+    if model.calibration is not None:
+        values = model.calibration.to_dict()
+        found |= {"calibration": json.dumps(values)} | {k: repr(values[k]) for k in ("threshold", "map_threshold")}
+    return found
+
+
+@torch.no_grad()
+def _compare(graph: _Graph, data: bytes, slack: float) -> None:
+    """Runs the exported graph beside the one in PyTorch; of prime sizes, where Resize seldom has to round halves."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return
+    inputs = graph.example(3, 97, 131)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    outputs = session.run(list(_TOLERANCE), {name: tensor.numpy() for name, tensor in inputs.items()})
+    for (name, tolerance), actual, expected in zip(_TOLERANCE.items(), outputs, graph(**inputs), strict=True):
+        error = np.abs(actual - expected.numpy()).max() / expected.abs().max().item()
+        if not error <= slack * tolerance:  # nor NaN
+            remedy = "export without half_precision, or with another release of torch, onnxscript or onnxruntime"
+            raise ExportError(f"The graph's {name} is off by {error:.1e} of the detector's maximum: {remedy}.")
