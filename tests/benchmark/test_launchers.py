@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from benchmark.launch import Handle
-from benchmark.launchers import LaunchError, LocalLauncher, SlurmLauncher, end_process, local_devices, make_launcher
+from benchmark.launchers import (
+    LaunchError,
+    LocalLauncher,
+    SlurmHandle,
+    SlurmLauncher,
+    end_process,
+    local_devices,
+    make_launcher,
+)
 from benchmark.worker import EXIT_RETRY
 
 
@@ -99,8 +107,24 @@ def test_slurm_by_its_local_executor(tmp_path: Path) -> None:
     handles = [launcher.start(script(f"print('ran'); sys.exit({status})"), tmp_path / "log.txt") for status in (0, 75)]
     assert [wait(handle) for handle in handles] == [0, EXIT_RETRY]
     assert (tmp_path / "log.txt").read_text() == "ran\nran\n"
-    sleeper = launcher.start(script("time.sleep(60)"), tmp_path / "log.txt")
-    while sleeper.poll() is None:
-        sleeper.stop()
-        time.sleep(0.2)
-    assert sleeper.poll() == EXIT_RETRY
+
+
+def test_slurm_jobs_are_cancelled_and_lost_ones_tried_again() -> None:
+    class Job:
+        cancelled = False
+
+        def cancel(self, check: bool) -> None:
+            self.cancelled = not check
+
+        def done(self) -> bool:
+            return self.cancelled
+
+        def result(self) -> int:
+            raise TimeoutError("the node failed")
+
+    job = Job()
+    handle = SlurmHandle(job, TimeoutError)
+    assert handle.poll() is None
+    handle.stop()
+    assert job.cancelled
+    assert handle.poll() == EXIT_RETRY
