@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ast_hf.checkpoint import write_whole
+from benchmark.datasets import DATASETS
 
 SPEC_NAME = "job.json"
 RESULT_NAME = "result.json"
@@ -59,7 +60,7 @@ class Job:
         """Readable and stable: the same job has the same id on every machine and at every time."""
         what = dataclasses.asdict(self)
         del what["preset"], what["backbone_weights"]
-        if self.dataset not in ("folder", "hub"):
+        if DATASETS[self.dataset].categories:
             del what["data_root"]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
         words = (self.dataset, self.category, self.config["modality"], f"seed{self.seed}", digest)

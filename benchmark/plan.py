@@ -12,7 +12,7 @@ from typing import Any
 from ast_hf.backbone import PRETRAINED
 from ast_hf.config import ASTDetectorConfig, TrainingRecipe, parse_changes
 from ast_hf.errors import ASTError, ConfigError
-from ast_hf.features import default_cache_folder
+from ast_hf.hub import home
 from benchmark.ablations import AST, VARIANTS, variants_of
 from benchmark.datasets import DATASETS, hub, list_categories, missing_categories
 from benchmark.download import how_to_get
@@ -31,7 +31,7 @@ def plan(options: argparse.Namespace) -> list[Job]:
         ASTError: A dataset, category or setting is not known, or nothing is there.
     """
     synthetic = options.data == "synthetic"
-    data_root = write_synthetic(default_cache_folder().with_name("synthetic")) if synthetic else options.data_root
+    data_root = write_synthetic(home() / "synthetic") if synthetic else options.data_root
     datasets = official_datasets() if options.all else options.datasets
     if not synthetic:
         report_missing(datasets, data_root)
@@ -129,7 +129,7 @@ def _hub_categories(options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
     if not options.hub_dataset or not options.categories:
         raise ConfigError("--datasets hub needs --hub-dataset OWNER/NAME and --categories: name what to bring.")
     repository, _, revision = options.hub_dataset.partition("@")
-    folder = default_cache_folder().with_name("hub") / options.hub_dataset.replace("/", "--")
+    folder = home() / "hub" / options.hub_dataset.replace("/", "--")
     columns = pairs(options.hub_columns)
     for category in options.categories:
         hub.bring(repository, category, folder, columns=columns, revision=revision or None)
