@@ -19,7 +19,6 @@ from ast_hf.errors import ASTError
 from ast_hf.folding import fold_batch_norm
 from ast_hf.images import IMAGENET_MEAN, IMAGENET_STD, to_pixel_values, upsample_map
 from ast_hf.model import ASTDetector
-from ast_hf.scoring import distance_map, image_score
 
 MIN_OPSET = 18  # the first whose Resize antialiases
 # How far an output may be from the detector's, relative to its largest value; ten times as far with fp16 weights.
@@ -93,13 +92,9 @@ class _Graph(nn.Module):
     def forward(self, image: Any = None, depth: Any = None, foreground: Any = None) -> tuple[Tensor, Tensor]:
         detector, config = self.detector, self.detector.config
         features = None if self.trunk is None else self.trunk(_to_pixel_values(image, config.image_size))
-        inputs = detector.standardize(detector.join(features, depth))
-        # Not `detector.compare`: its len() would make the batch size a constant.
-        condition = detector.condition(inputs.shape[0])
-        teacher_z, _ = detector.teacher(inputs, c=None if condition is None else [condition])
-        anomaly_map = distance_map(teacher_z, detector.student(inputs, condition), detector.mask(foreground))
+        output = detector.compare(detector.join(features, depth), detector.mask(foreground))
         size = (config.depth_size, config.depth_size) if image is None else image.shape[1:3]
-        return image_score(anomaly_map, config.image_score), _upsample_map(anomaly_map, *size)
+        return output.score, _upsample_map(output.anomaly_map, *size)
 
     def example(self, batch: int, height: int, width: int) -> dict[str, Tensor]:
         """Random inputs by name."""

@@ -143,12 +143,13 @@ class ASTDetector(HubMixin, nn.Module):
 
     def teach(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's z (B, C, h, w) and log_jac (B, h, w) for standardised inputs (B, C, h, w)."""
-        condition = self.condition(len(inputs))
+        # Not len() here and below: an export would take it for a constant, and the batch size is none.
+        condition = self.condition(inputs.shape[0])
         return self.teacher(inputs, c=None if condition is None else [condition])
 
     def study(self, inputs: Tensor) -> Tensor:
         """The student's guess at z (B, C, h, w) for standardised inputs (B, C, h, w)."""
-        return self.student(inputs, self.condition(len(inputs)))
+        return self.student(inputs, self.condition(inputs.shape[0]))
 
     def compare(self, inputs: Tensor, foreground: Tensor | None = None) -> ASTOutput:
         """Scores inputs (B, C, h, w) from `inputs()`, masked by foreground (B, 1, h, w) in [0, 1]."""
