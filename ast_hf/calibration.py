@@ -40,13 +40,16 @@ class Calibration:
         """The image score above which a part is called anomalous.
 
         Args:
-            false_positive_rate: Another rate than the stored one.
+            false_positive_rate: Another rate than the stored one, in (0, 1).
+
+        Raises:
+            ConfigError: The rate is outside (0, 1).
         """
-        return upper_bound(self.scores, false_positive_rate or self.false_positive_rate)
+        return upper_bound(self.scores, self._rate(false_positive_rate))
 
     def map_threshold(self, false_positive_rate: float | None = None) -> float:
         """The map value that a good part exceeds anywhere with that probability: the scale of heat maps."""
-        return upper_bound(self.peaks, false_positive_rate or self.false_positive_rate)
+        return upper_bound(self.peaks, self._rate(false_positive_rate))
 
     def p_value(self, score: float) -> float:
         """Probability that a good part scores at least as high, in (0, 1].
@@ -78,6 +81,12 @@ class Calibration:
             return cls(tuple(values["scores"]), tuple(values["peaks"]), values["false_positive_rate"])
         except (KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"The stored calibration cannot be used ({error}).") from error
+
+    def _rate(self, rate: float | None) -> float:
+        if rate is None:
+            return self.false_positive_rate
+        check_rate(rate)
+        return rate
 
 
 def check_rate(rate: object) -> None:

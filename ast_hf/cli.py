@@ -64,7 +64,7 @@ def _add_train(verbs: Any) -> None:
     verb = verbs.add_parser(
         "train",
         help="train a detector on a folder of good parts",
-        description="Trains on good parts alone. A tenth of them (at least 8) is kept out to set the threshold.",
+        description="Trains on good parts alone. A tenth of them, at least 8 or a third, is kept for the threshold.",
     )
     verb.add_argument("folder", help="pictures of good parts; for depth presets a folder with rgb/ and xyz/")
     verb.add_argument("--preset", default="compact", choices=list(PRESETS), help="what to train (default: compact)")

@@ -20,7 +20,9 @@ from ast_hf.model import ASTDetector, default_device
 from ast_hf.parts import as_parts
 from ast_hf.scoring import distance_map, nll_map
 
-MIN_CALIBRATION_PARTS = 8
+MIN_PARTS = 10
+# A tenth of a small set is too few to set a threshold with; of a very small one a third has to do.
+_ENOUGH_TO_CALIBRATE = 8
 
 
 class TrainingError(ASTError, RuntimeError):
@@ -99,12 +101,12 @@ def hold_out(count: int, recipe: TrainingRecipe, seed: int) -> tuple[list[int], 
         if count == 0:
             raise ConfigError("There are no images to train on.")
         return list(range(count)), []
-    held = max(MIN_CALIBRATION_PARTS, math.ceil(count * recipe.calibration_fraction))
-    if count < 2 * MIN_CALIBRATION_PARTS:
+    if count < MIN_PARTS:
         raise ConfigError(
-            f"{count} images are too few to train and calibrate: give at least {2 * MIN_CALIBRATION_PARTS} good ones, "
+            f"{count} images are too few to train and calibrate: give at least {MIN_PARTS} good ones, "
             "or set calibration_fraction=0 to train without a threshold."
         )
+    held = max(min(_ENOUGH_TO_CALIBRATE, count // 3), math.ceil(count * recipe.calibration_fraction))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return sorted(order[held:]), sorted(order[:held])
 

@@ -79,3 +79,12 @@ def test_json_round_trip_and_damage() -> None:
 def test_rates_outside_0_and_1_are_refused(rate: object) -> None:
     with pytest.raises(ConfigError, match="false_positive_rate"):
         Calibration((1.0,), (1.0,), rate)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, float("nan"), True])
+def test_a_rate_that_is_none_is_refused_and_not_replaced(rate: float) -> None:
+    calibration = Calibration((1.0, 2.0), (1.0, 2.0), 0.1)
+    with pytest.raises(ConfigError, match="false_positive_rate"):
+        calibration.threshold(rate)
+    with pytest.raises(ConfigError, match="false_positive_rate"):
+        calibration.map_threshold(rate)

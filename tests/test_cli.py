@@ -59,7 +59,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def test_train_saves_a_calibrated_detector(model_folder: Path) -> None:
     model = from_pretrained(model_folder, device="cpu")
-    assert len(model.calibration.scores) == 8
+    assert len(model.calibration.scores) == 6
     assert model.config.feature_normalization == "channel"  # from the compact preset
 
 

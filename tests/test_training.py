@@ -123,15 +123,16 @@ def test_3d_from_folders(modality: str, tmp_path: Path) -> None:
             as_parts(config, tmp_path)
 
 
-def test_hold_out_never_takes_fewer_than_8_nor_leaves_fewer() -> None:
+def test_hold_out_takes_a_tenth_and_at_least_8_or_a_third() -> None:
     recipe = TrainingRecipe()
-    assert [len(x) for x in hold_out(16, recipe, 0)] == [8, 8]
+    assert [len(x) for x in hold_out(10, recipe, 0)] == [7, 3]
+    assert [len(x) for x in hold_out(24, recipe, 0)] == [16, 8]
     assert [len(x) for x in hold_out(761, recipe, 0)] == [684, 77]
     fitted, held = hold_out(50, recipe, 0)
     assert sorted(fitted + held) == list(range(50))
     assert hold_out(50, recipe, 0) == (fitted, held) != hold_out(50, recipe, 1)
     assert hold_out(3, TrainingRecipe(calibration_fraction=0), 0) == ([0, 1, 2], [])
-    for count, fraction in ((15, 0.1), (0, 0)):
+    for count, fraction in ((9, 0.1), (0, 0)):
         with pytest.raises(ConfigError, match="images"):
             hold_out(count, TrainingRecipe(calibration_fraction=fraction), 0)
 
