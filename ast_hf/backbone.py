@@ -1,4 +1,4 @@
-"""The frozen image network: a timm trunk cut behind one of its modules."""
+"""The frozen image network: a trunk of timm's, or our own, cut behind one of its modules."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
+from ast_hf import tiny
 from ast_hf.errors import CheckpointError, ConfigError
 from ast_hf.folding import fold_batch_norm
 
@@ -27,7 +28,8 @@ class FeatureExtractor(nn.Module):
     """Turns pictures into feature maps; always in eval mode and without gradients.
 
     Args:
-        name: A timm model name, with or without its pretrained tag, such as "tf_efficientnet_b5.aa_in1k".
+        name: A timm model name, with or without its pretrained tag, such as "tf_efficientnet_b5.aa_in1k", or
+            "ast-tiny", whose weights come with the package.
         layer: Path of the module whose output is wanted, such as "blocks.5"; later modules are dropped.
         padding: Size in pixels that every SAME convolution is padded for whatever the picture's size, as
             `efficientnet_pytorch` does; None keeps the network's own padding.
@@ -43,7 +45,11 @@ class FeatureExtractor(nn.Module):
         self, name: str, layer: str, *, padding: int | None = None, weights: str | Path | None = PRETRAINED
     ) -> None:
         super().__init__()
-        network = _create(name, pretrained=weights == PRETRAINED)
+        if name == tiny.NAME:
+            network: nn.Module = tiny.TinyTrunk()
+            weights = tiny.WEIGHTS if weights == PRETRAINED else weights
+        else:
+            network = _create(name, pretrained=weights == PRETRAINED)
         self.trunk = cut(network, layer)
         if weights is not None and weights != PRETRAINED:
             _load(self.trunk, Path(weights))
@@ -166,8 +172,9 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
         raise
     except OSError as error:  # what huggingface_hub's errors have in common
         raise CheckpointError(
-            f"The weights of {name} cannot be fetched from the Hub and are not in its cache: connect, "
-            "or give a safetensors file as backbone_weights (--backbone-weights)."
+            f"The weights of {name} cannot be fetched from the Hub and are not in its cache: connect, give a "
+            f"safetensors file as backbone_weights (--backbone-weights), or use the preset compact, whose backbone "
+            f"{tiny.NAME} comes with the package."
         ) from error
 
 

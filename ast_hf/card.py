@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ast_hf import tiny
 from ast_hf.calibration import Calibration
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.errors import CheckpointError
@@ -102,7 +103,7 @@ def write_card(
     )  # fmt: skip
     sees = " and ".join(["a picture"] * config.uses_rgb + ["a 3D scan"] * config.uses_depth)
     arguments = ", ".join(['"part.png"'] * config.uses_rgb + ['points="part.tiff"'] * config.uses_depth)
-    backbone = f" The frozen backbone is timm's {config.backbone}." if config.uses_rgb else ""
+    backbone = f" The frozen backbone is {_spoken_backbone(config.backbone)}." if config.uses_rgb else ""
     body = _TEXT.format(
         name=model_name, repo_id=repo_id, sees=sees, arguments=arguments, limit=limit, figures=_table(metrics),
         part=f"{metrics['category']} of {title}" if metrics["category"] else "parts of one kind",
@@ -153,6 +154,15 @@ def _table(metrics: Mapping[str, Any]) -> str:
 def _spoken(figure: str) -> str:
     words = figure.replace("_", " ").replace("auroc", "AUROC").replace("au pro", "AU-PRO").replace("au spro", "AU-sPRO")
     return words[:1].upper() + words[1:]
+
+
+def _spoken_backbone(name: str) -> str:
+    if name != tiny.NAME:
+        return f"timm's {name}"
+    return (
+        f"{name}, which comes with ast_hf: a small network that learnt the features of timm's tf_efficientnet_b0 "
+        "(ImageNet) on drawn pictures and photographs that Python packages bring along (`python -m ast_hf.distill`)"
+    )
 
 
 def _calibration(calibration: Calibration | None) -> str:

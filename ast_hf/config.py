@@ -62,7 +62,7 @@ class ASTDetectorConfig:
     modality: Literal["rgb", "depth", "rgb+depth"] = "rgb"
     # Pictures are resized to this many pixels square, aspect not kept, as the authors do.
     image_size: int = 768
-    # A timm network and the path of the module whose output is the feature map.
+    # A timm network, or "ast-tiny", and the path of the module whose output is the feature map.
     backbone: str = "tf_efficientnet_b5.aa_in1k"
     backbone_layer: str = "blocks.5"
     # Every SAME convolution padded once and for all as a picture of this many pixels would need. 456 is what
@@ -188,6 +188,15 @@ class TrainingRecipe:
 
 
 _MVTEC_3D = {"coupling_clamp": 1.9, "teacher_channels": 64}
+_COMPACT = {
+    "image_size": 384,
+    "backbone_padding": None,
+    "feature_normalization": "channel",
+    "depth_size": 96,
+    "coupling_clamp": 1.9,
+    "teacher_channels": 64,
+    "student_channels": 256,
+}
 
 # name -> (fields of the configuration, fields of the recipe) that differ from the defaults.
 PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
@@ -198,18 +207,13 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "mvtec-3d-ad": ({**_MVTEC_3D, "modality": "rgb+depth", "image_score": "max"}, {"epochs": 72}),
     "mvtec-3d-ad-rgb": (_MVTEC_3D, {"epochs": 72}),
     "mvtec-3d-ad-depth": ({**_MVTEC_3D, "modality": "depth", "image_score": "max"}, {"epochs": 72}),
+    # Made for CPUs, with a backbone that needs no download.
     "compact": (
-        {
-            "image_size": 384,
-            "backbone": "tf_efficientnet_b0.aa_in1k",
-            "backbone_padding": None,
-            "feature_channels": 192,
-            "feature_normalization": "channel",
-            "depth_size": 96,
-            "coupling_clamp": 1.9,
-            "teacher_channels": 64,
-            "student_channels": 256,
-        },
+        {**_COMPACT, "backbone": "ast-tiny", "backbone_layer": "head", "feature_channels": 344},
+        {"epochs": 12},
+    ),
+    "compact-b0": (
+        {**_COMPACT, "backbone": "tf_efficientnet_b0.aa_in1k", "feature_channels": 192},
         {"epochs": 12},
     ),
 }
@@ -279,8 +283,8 @@ def _check_fields(record: Any) -> None:
         elif field.name in _BOUNDS:
             _check_number(field.name, value, is_float="float" in str(field.type), optional="None" in str(field.type))
         # No colon and no slash: timm takes "hf-hub:..." and "local-dir:..." for places to fetch a network from.
-        elif field.type == "str" and (not isinstance(value, str) or not re.fullmatch(r"[\w.]{1,200}", value)):
-            raise ConfigError(f"{field.name} is {str(value)[:80]!r}: give a name of letters, digits, dots and _.")
+        elif field.type == "str" and (not isinstance(value, str) or not re.fullmatch(r"[\w.-]{1,200}", value)):
+            raise ConfigError(f"{field.name} is {str(value)[:80]!r}: give a name of letters, digits, dots, - and _.")
 
 
 def _check_number(name: str, value: object, *, is_float: bool, optional: bool) -> None:

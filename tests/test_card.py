@@ -95,3 +95,9 @@ def test_an_edit_shows() -> None:
 def test_unusable_metrics_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(CheckpointError, match=r"metrics\.json"):
         card(metrics={**METRICS, **change})
+
+
+def test_the_card_says_how_the_embedded_backbone_was_made() -> None:
+    text = write_card(ASTDetectorConfig.preset("compact"), None, repo_id="org/mine")
+    assert "ast-tiny, which comes with ast_hf" in text and "python -m ast_hf.distill" in text
+    assert ModelCard(text).data.base_model is None

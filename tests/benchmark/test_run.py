@@ -51,7 +51,7 @@ def test_trains_evaluates_and_reports(
     assert {(result["job"]["category"], result["job"]["seed"]) for result in results} == {("bottle", 0), ("bottle", 1)}
     for result in results:
         figures = dict(result["figures"])
-        assert figures.pop("calibration_parts") == 8
+        assert figures.pop("calibration_parts") == 6
         assert all(0 <= value <= 1 for value in figures.values())
         assert {"image_auroc", "pixel_auroc_paper", "au_pro_0.3", "false_positive_rate"} <= figures.keys()
         folder = tmp_path / "out" / "jobs" / result["id"]
