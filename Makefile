@@ -1,12 +1,13 @@
 # Needs make and Python 3.10 or newer; everything else is installed into .venv.
 #   make test    style and tests, as CI runs them
 #   make lint    style and types
-#   make demo    the demo page
+#   make demo    the demo page, on http://127.0.0.1:7860
 #   make clean   removes caches and build output, keeps .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.requirements-installed
+DEMO_STAMP := .venv/.demo-installed
 DESELECTED := slow or gpu or network
 
 .PHONY: test lint demo clean
@@ -22,10 +23,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-demo:
-	@echo 'The demo page is not part of this version yet: nothing was started, and make reports an error.' >&2
-	@echo 'The same results are to be had on the command line, see: $(BIN)/python -m ast_hf --help' >&2
-	@exit 1
+demo: $(DEMO_STAMP)
+	$(BIN)/python app.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -38,4 +37,9 @@ $(BIN)/pip:
 
 $(STAMP): requirements.txt requirements-dev.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -r requirements-dev.txt
+	@touch $@
+
+# What the demo needs, without the tools for tests and clusters.
+$(DEMO_STAMP): requirements.txt | $(BIN)/pip
+	$(BIN)/python -m pip install -r requirements.txt
 	@touch $@

@@ -1,0 +1,99 @@
+"""Verdict, gauge, histogram and loss curves as HTML that says in words what it shows, for light and dark pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from ast_hf.calibration import Calibration
+from ast_hf.demo.teach import Step
+from ast_hf.prediction import Prediction
+
+_CROSS = '<circle cx="12" cy="12" r="10"/><path d="M8 8l8 8M16 8l-8 8"/>'
+_TICK = '<circle cx="12" cy="12" r="10"/><path d="M7 12.5l3.5 3.5L17 9"/>'
+_BINS = 40
+
+
+def position(ratio: float) -> float:
+    """Where a score, in units of the threshold, lies on the scale of gauge and histogram, in [0, 1).
+
+    As the colours of heat maps (`ast_hf.visualize`): the threshold is in the middle, below it the scale is linear,
+    above it has room for any score.
+    """
+    return max(0.0, ratio) / 2 if ratio < 1 else 1 - 0.5 / ratio
+
+
+def verdict(prediction: Prediction, calibration: Calibration) -> str:
+    """Verdict, histogram of good parts and gauge, one under the other on one scale."""
+    assert prediction.threshold is not None
+    ratio = prediction.score / prediction.threshold
+    kind, icon, title = ("defect", _CROSS, "Defect") if prediction.is_anomalous else ("good", _TICK, "No defect found")
+    among = _among_good(prediction.score, calibration)
+    label = f"Score {prediction.score:.4g}, threshold {prediction.threshold:.4g}. {among}"
+    return f"""<div class="ast-{kind}" role="status">
+<div class="ast-verdict"><svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2"
+ stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{icon}</svg>
+<div><strong>{title}</strong><span>The score is {ratio:.2f} times the threshold. {escape(among)}</span></div></div>
+<figure class="ast-chart" role="img" aria-label="{escape(label)}">{_bars(calibration, prediction.threshold)}
+<div class="ast-track"><div class="ast-fill" style="width:{position(ratio):.1%}"></div>
+<div class="ast-limit" style="left:50%"></div><div class="ast-mark" style="left:{position(ratio):.1%}"></div></div>
+<div class="ast-scale" aria-hidden="true"><span style="left:0">0</span><span style="left:50%">threshold</span>
+<span style="left:75%">2&times;</span><span style="left:95%">10&times;</span></div></figure></div>"""
+
+
+def _among_good(score: float, calibration: Calibration) -> str:
+    scores = calibration.scores
+    higher, p = sum(other >= score for other in scores), calibration.p_value(score)
+    least = f", the least that {len(scores)} can show" if not higher else ""
+    among = f"Of {len(scores)} good parts kept out of training {higher or 'none'} scored as high"
+    return f"{among} (p\xa0=\xa0{p:.2g}{least})."
+
+
+def _bars(calibration: Calibration, threshold: float) -> str:
+    """The histogram of held-out good scores; bins are equally wide on the scale, not in score."""
+    counts = [0] * _BINS
+    for score in calibration.scores:
+        counts[min(_BINS - 1, int(position(score / threshold) * _BINS))] += 1
+    rectangles = "".join(
+        f'<rect x="{i + 0.1}" y="{1 - n / max(counts):.3f}" width="0.8" height="{n / max(counts):.3f}"/>'
+        for i, n in enumerate(counts)
+        if n
+    )
+    return f'<svg class="ast-bars" viewBox="0 0 {_BINS} 1" preserveAspectRatio="none">{rectangles}</svg>'
+
+
+def progress(text: str, done: int = 0, total: int = 0) -> str:
+    """A line of text, which screen readers are told of, over a bar where there is something to count."""
+    bar = f'<div class="ast-track"><div class="ast-fill" style="width:{done / total:.1%}"></div></div>' if total else ""
+    return f'<div class="ast-status" role="status">{escape(text)}{bar}</div>'
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with a line of headers; the last cell of a shorter row reaches to the end."""
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in headers)
+    body = "".join(f"<tr>{_cells(row, len(headers))}</tr>" for row in rows)
+    return f'<table class="ast-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _cells(row: Sequence[str], width: int) -> str:
+    *first, last = map(escape, row)
+    return "".join(f"<td>{cell}</td>" for cell in first) + f'<td colspan="{width - len(first)}">{last}</td>'
+
+
+def curves(steps: Sequence[Step]) -> str:
+    """The loss of teacher and student over their epochs, side by side."""
+    figures = "".join(_curve(stage, [s for s in steps if s.stage == stage]) for stage in ("teacher", "student"))
+    return f'<div class="ast-curves">{figures}</div>'
+
+
+def _curve(stage: str, steps: Sequence[Step]) -> str:
+    losses = [step.loss for step in steps if step.loss is not None]
+    low, high = (min(losses), max(losses)) if losses else (0.0, 1.0)
+    points = " ".join(
+        f"{step.done / step.total:.4f},{1 - (loss - low) / ((high - low) or 1.0):.4f}"
+        for step, loss in zip(steps, losses, strict=True)
+    )
+    last = f"{losses[-1]:.4g}, epoch {steps[-1].done} of {steps[-1].total}" if losses else "not yet"
+    return f"""<figure class="ast-chart" role="img" aria-label="Loss of the {stage}: {last}">
+<figcaption><span>{stage.capitalize()} loss</span><span>{last}</span></figcaption>
+<svg viewBox="0 0 1 1" preserveAspectRatio="none"><polyline points="{points}"/></svg></figure>"""
