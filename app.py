@@ -194,9 +194,10 @@ def _displayable(picture: str | None) -> Any:
 def _examples(inputs: list[Any]) -> Any:
     rows, names = [], [name for name, _ in inputs[-1].choices]
     for path in sorted(EXAMPLES.glob("*.png")):
-        name = f"demo-{path.stem.rpartition('_')[0].replace('_', '-')}"
+        part = path.stem.replace("_", "-")
+        name = next((name for name in names if part.startswith(f"{name.removeprefix('demo-')}-")), None)
         files = [path, path.with_suffix(".tiff")][: len(inputs) - 1]
-        if name in names and all(file.is_file() for file in files):
+        if name and all(file.is_file() for file in files):
             rows.append([*map(str, files), name])
     options: dict[str, Any] = {"cache_examples": False, "visible_columns": [0], **PRIVATE}
     return gr.Examples(rows, inputs, **options) if rows else None

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 import tifffile
@@ -131,3 +132,10 @@ def test_faults_are_sentences_without_paths(client: Client, part: tuple[str, str
             client.predict(*arguments, api_name=name)
         assert sentence in str(caught.value)
         assert str(tmp_path) not in str(caught.value) and "/gradio" not in str(caught.value)
+
+
+def test_every_example_picture_is_offered() -> None:
+    offered = [block.samples for block in app.create_demo().blocks.values() if isinstance(block, gr.Dataset)]
+    cells = [row[0] for rows in offered for row in rows or []]
+    shown = sorted(Path(cell["path"] if isinstance(cell, dict) else cell).name for cell in cells)
+    assert shown == sorted(path.name for path in app.EXAMPLES.glob("*.png")) != []
