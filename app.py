@@ -258,10 +258,8 @@ def _batch_tab(detectors: Detectors, taught: gr.State) -> gr.Dropdown:
                 batch.write_csv(best, path)
                 text = f"{len(rows)} of {len(found)} done" + (f", {unread} could not be read" if unread else "")
                 pictures = [(row.overlay, row.caption) for row in best if row.overlay]
-                bar, cells = (
-                    drawing.progress(text, len(rows), len(found)),
-                    drawing.table(batch.HEADERS, [row.cells for row in best]),
-                )
+                bar = drawing.progress(text, len(rows), len(found))
+                cells = drawing.table(batch.HEADERS, [row.cells for row in best])
                 yield bar, gr.Column(visible=True), pictures, cells, str(path)
 
     def answer(files: list[str], detector: str, false_positive_rate: float) -> Iterator[Any]:

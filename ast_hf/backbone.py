@@ -45,11 +45,7 @@ class FeatureExtractor(nn.Module):
         self, name: str, layer: str, *, padding: int | None = None, weights: str | Path | None = PRETRAINED
     ) -> None:
         super().__init__()
-        if name == tiny.NAME:
-            network: nn.Module = tiny.TinyTrunk()
-            weights = tiny.WEIGHTS if weights == PRETRAINED else weights
-        else:
-            network = _create(name, pretrained=weights == PRETRAINED)
+        network = _create(name, pretrained=weights == PRETRAINED)
         self.trunk = cut(network, layer)
         if weights is not None and weights != PRETRAINED:
             _load(self.trunk, Path(weights))
@@ -164,6 +160,11 @@ def _check_chain(network: nn.Module, chain: nn.Sequential, layer: str) -> None:
 
 
 def _create(name: str, *, pretrained: bool) -> nn.Module:
+    if name == tiny.NAME:
+        network = tiny.TinyTrunk()
+        if pretrained:
+            _load(network, tiny.WEIGHTS)
+        return network
     try:
         return timm.create_model(name, pretrained=pretrained)
     except RuntimeError as error:

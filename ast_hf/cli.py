@@ -191,7 +191,7 @@ def _row(prediction: Prediction) -> dict[str, Any]:
     if prediction.threshold is not None:
         row |= {"threshold": prediction.threshold, "is_anomalous": prediction.is_anomalous}
         row |= {"p_value": prediction.p_value}
-        row["regions"] = [{"box": r.box, "area": r.area, "peak": r.peak} for r in prediction.regions()]
+        row["regions"] = [dataclasses.asdict(region) for region in prediction.regions()]
     return row
 
 

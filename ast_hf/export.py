@@ -17,7 +17,7 @@ import ast_hf
 from ast_hf.checkpoint import write_whole
 from ast_hf.errors import ASTError
 from ast_hf.folding import fold_batch_norm
-from ast_hf.images import IMAGENET_MEAN, IMAGENET_STD, to_pixel_values, upsample_map
+from ast_hf.images import normalize, to_pixel_values, upsample_map
 from ast_hf.model import ASTDetector
 
 MIN_OPSET = 18  # the first whose Resize antialiases
@@ -118,8 +118,7 @@ def _to_pixel_values(image: Tensor, size: int) -> Tensor:
     attributes: dict[str, Any] = {"mode": "linear", "antialias": 1, "exclude_outside": 1, "axes": [1, 2]}
     inputs, shape = (image, None, None, torch.tensor([size, size])), (image.shape[0], size, size, 3)
     resized = torch.onnx.ops.symbolic("Resize", inputs, attributes, dtype=torch.uint8, shape=shape, version=MIN_OPSET)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return resized.permute(0, 3, 1, 2).float().div(255).sub(mean).div(std)
+    return normalize(resized.permute(0, 3, 1, 2))
 
 
 def _upsample_map(anomaly_map: Tensor, height: int, width: int) -> Tensor:

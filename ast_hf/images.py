@@ -115,9 +115,13 @@ def to_pixel_values(image: Image.Image, size: int) -> Tensor:
     if image.mode != "RGB":
         raise ValueError(f"The picture has mode {image.mode}, not RGB: read it with read_image.")
     resized = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
-    pixels = torch.from_numpy(resized).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return pixels.sub(mean).div(std)
+    return normalize(torch.from_numpy(resized).permute(2, 0, 1).contiguous())
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """RGB pixels uint8 (..., 3, H, W) in float32, normalised with ImageNet's mean and deviation."""
+    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return pixels.float().div(255).sub(mean).div(std)
 
 
 def upsample_map(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:

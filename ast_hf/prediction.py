@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ast_hf.parts import Part, ReadPart, ahead, read_part, stack
 from ast_hf.visualize import Region, overlay, regions
 
 if TYPE_CHECKING:
+    from ast_hf.calibration import Calibration
     from ast_hf.model import ASTDetector
 
 
@@ -58,6 +59,22 @@ class Prediction:
     def regions(self, scale: float | None = None) -> list[Region]:
         """Connected places above the scale (see `overlay`), the strongest first."""
         return regions(self.anomaly_map, self._scale(scale))
+
+    def at_rate(self, calibration: Calibration, false_positive_rate: float | None = None) -> Prediction:
+        """This prediction with threshold, verdict, p-value and heat-map scale of a calibration.
+
+        Args:
+            calibration: The detector's.
+            false_positive_rate: Another rate than the calibration's own, in (0, 1).
+        """
+        threshold = calibration.threshold(false_positive_rate)
+        return replace(
+            self,
+            threshold=threshold,
+            is_anomalous=self.score > threshold,
+            p_value=calibration.p_value(self.score),
+            map_threshold=calibration.map_threshold(false_positive_rate),
+        )
 
     def _scale(self, scale: float | None) -> float:
         scale = self.map_threshold if scale is None else scale
@@ -123,20 +140,8 @@ def _prediction(
     model: ASTDetector, name: str, picture: Image.Image, score: float, anomaly_map: torch.Tensor
 ) -> Prediction:
     full = upsample_map(anomaly_map, (picture.height, picture.width)).numpy()
-    calibration = model.calibration
-    if calibration is None:
-        return Prediction(name, picture, full, score)
-    threshold = calibration.threshold()
-    return Prediction(
-        name,
-        picture,
-        full,
-        score,
-        threshold=threshold,
-        is_anomalous=score > threshold,
-        p_value=calibration.p_value(score),
-        map_threshold=calibration.map_threshold(),
-    )
+    prediction = Prediction(name, picture, full, score)
+    return prediction if model.calibration is None else prediction.at_rate(model.calibration)
 
 
 def _pair(image: Any, points: Any) -> list[Part]:

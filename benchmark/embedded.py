@@ -22,10 +22,11 @@ from sklearn.metrics import roc_auc_score
 
 import ast_hf
 from ast_hf import ASTDetector, ASTDetectorConfig, TrainingRecipe
+from ast_hf.backbone import PRETRAINED
 from ast_hf.checkpoint import write_whole
 from ast_hf.parts import Part
 from ast_hf.prediction import predict_parts
-from ast_hf.training import calibrate, fit, prepare, select
+from ast_hf.training import build, calibrate, fit, prepare, select
 from benchmark.synthetic import DEFECTS, draw_part
 
 _LOG = logging.getLogger(__name__)
@@ -57,10 +58,10 @@ DEMONSTRATIONS = (
 )
 
 
-def make_detector(demonstration: Demonstration, backbone_weights: str = "pretrained") -> ASTDetector:
+def make_detector(demonstration: Demonstration) -> ASTDetector:
     """Trains and calibrates a demonstration detector on drawn good parts."""
     config = ASTDetectorConfig.preset("compact", **{**_NARROW, **demonstration.changes})
-    model = ast_hf.training.build(config, 0, backbone_weights=backbone_weights)
+    model = build(config, 0, backbone_weights=PRETRAINED)
     prepared = prepare(model, list(_parts(demonstration, range(_TRAIN + _HELD_OUT))))
     fit(model, select(prepared, range(_TRAIN)), _RECIPE)
     calibrate(model, select(prepared, range(_TRAIN, _TRAIN + _HELD_OUT)))
@@ -90,7 +91,7 @@ def write_examples(folder: Path, demonstration: Demonstration) -> None:
         write_whole(folder / f"{stem}.png", png.getvalue())
         if part.xyz is not None:
             tiff = io.BytesIO()
-            # A tenth of a millimetre less one: what is left out is the scanner's noise, and deflate likes it.
+            # To 0.06 mm: what is left out is about the scanner's noise, which would not compress.
             points = np.round(part.xyz * 2**14) / np.float32(2**14)
             tifffile.imwrite(tiff, points.astype(np.float32), photometric="rgb", compression="deflate", predictor=True)
             write_whole(folder / f"{stem}.tiff", tiff.getvalue())

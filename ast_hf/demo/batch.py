@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ast_hf.demo.inspection import at_rate, report
+from ast_hf.demo.inspection import report
 from ast_hf.demo.models import Detectors
 from ast_hf.demo.uploads import Upload
 from ast_hf.errors import ImageReadError
@@ -73,11 +73,11 @@ def run(
             if isinstance(read, str):
                 rows.append(Row({"image": image, "error": read}))
                 continue
-            prediction, path = at_rate(next(results), calibration, rate), folder / f"{len(rows):04}.png"
+            prediction, path = next(results).at_rate(calibration, rate), folder / f"{len(rows):04}.png"
             overlay = prediction.overlay()
             overlay.thumbnail(_THUMBNAIL)
             overlay.save(path)
-            rows.append(Row({"image": image, **report(prediction, name, rate)}, path))
+            rows.append(Row({"image": image, **report(prediction, prediction.regions(), name, rate)}, path))
         yield list(rows)
 
 

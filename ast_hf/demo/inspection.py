@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ast_hf.demo.cloud import write_cloud
 from ast_hf.demo.models import Detectors
 from ast_hf.demo.uploads import DemoError, read_cloud, read_picture
 from ast_hf.prediction import Prediction
-from ast_hf.visualize import draw_regions
+from ast_hf.visualize import Region, draw_regions
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,10 @@ class Inspection:
     temporary: tempfile.TemporaryDirectory[str] = field(
         default_factory=lambda: tempfile.TemporaryDirectory(prefix="ast-hf-", ignore_cleanup_errors=True)
     )
+
+    def at_rate(self, rate: float) -> Prediction:
+        """The prediction at another false-positive rate."""
+        return self.prediction.at_rate(self.calibration, rate)
 
 
 def inspect(detectors: Detectors, name: str | None, key: str | Path, image: str | None, scan: str | None) -> Inspection:
@@ -54,15 +59,8 @@ def inspect(detectors: Detectors, name: str | None, key: str | Path, image: str 
     return Inspection(name or str(key), prediction, calibration, points)
 
 
-def at_rate(prediction: Prediction, calibration: Calibration, rate: float) -> Prediction:
-    """A prediction with threshold, verdict and heat-map scale of a false-positive rate in (0, 1)."""
-    threshold = calibration.threshold(rate)
-    is_anomalous, scale = prediction.score > threshold, calibration.map_threshold(rate)
-    return replace(prediction, threshold=threshold, is_anomalous=is_anomalous, map_threshold=scale)
-
-
-def report(prediction: Prediction, detector: str, rate: float) -> dict[str, Any]:
-    """A prediction for machines; boxes are (left, top, right, bottom) in pixels of `width` x `height`."""
+def report(prediction: Prediction, regions: Sequence[Region], detector: str, rate: float) -> dict[str, Any]:
+    """A prediction and its regions for machines; boxes are (left, top, right, bottom) in pixels of the picture."""
     fields = ("score", "threshold", "is_anomalous", "p_value", "map_threshold")
     return {
         "detector": detector,
@@ -70,7 +68,7 @@ def report(prediction: Prediction, detector: str, rate: float) -> dict[str, Any]
         **{field: getattr(prediction, field) for field in fields},
         "width": prediction.image.width,
         "height": prediction.image.height,
-        "regions": [{"box": list(r.box), "area": r.area, "peak": r.peak} for r in prediction.regions()],
+        "regions": [{**asdict(region), "box": list(region.box)} for region in regions],
     }
 
 
@@ -79,11 +77,10 @@ def draw(inspection: Inspection, rate: float, folder: Path) -> tuple[Prediction,
 
     There will be original.png, overlay.png, regions.png and result.json.
     """
-    prediction = at_rate(inspection.prediction, inspection.calibration, rate)
-    values, outlined = (
-        report(prediction, inspection.detector, rate),
-        draw_regions(prediction.image, prediction.regions()),
-    )
+    prediction = inspection.at_rate(rate)
+    regions = prediction.regions()
+    values = report(prediction, regions, inspection.detector, rate)
+    outlined = draw_regions(prediction.image, regions)
     for name, picture in (("original", prediction.image), ("overlay", prediction.overlay()), ("regions", outlined)):
         picture.save(folder / f"{name}.png", compress_level=1)  # a visitor waits: a third of the time for more bytes
     (folder / "result.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -100,6 +97,5 @@ def save_cloud(inspection: Inspection, rate: float, folder: Path) -> Path | None
     """Writes the scan in the colours of the overlay at a false-positive rate; None where there is no scan."""
     if inspection.points is None:
         return None
-    overlay = at_rate(inspection.prediction, inspection.calibration, rate).overlay()
-    write_cloud(folder / "point_cloud.glb", inspection.points, overlay)
+    write_cloud(folder / "point_cloud.glb", inspection.points, inspection.at_rate(rate).overlay())
     return folder / "point_cloud.glb"

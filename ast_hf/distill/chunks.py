@@ -21,7 +21,7 @@ from ast_hf.checkpoint import write_whole
 from ast_hf.distill.pictures import bundled_photographs, draw_picture
 from ast_hf.errors import ASTError
 from ast_hf.folding import fold_batch_norm
-from ast_hf.images import IMAGENET_MEAN, IMAGENET_STD
+from ast_hf.images import normalize
 from ast_hf.tiny import STRIDE
 
 CHUNK = 256
@@ -47,12 +47,6 @@ class Teacher:
     weights: str = "pretrained"
     size: int = 256
     seed: int = 0
-
-
-def to_input(pictures: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) as a network takes them: float32, ImageNet-normalised."""
-    mean, deviation = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (pictures.float() / 255 - mean) / deviation
 
 
 def chunk_path(folder: Path, number: int) -> Path:
@@ -89,7 +83,7 @@ def write_chunks(folder: Path, teacher: Teacher, count: int, device: str) -> Non
             drawn = draw_picture(np.random.default_rng([teacher.seed, index]), teacher.size, photographs)
             pictures.append(torch.from_numpy(drawn).permute(2, 0, 1))
         for batch in torch.stack(pictures).split(16):
-            features.append(_features(trunk, teacher.layers, to_input(batch.to(device))).half().cpu())
+            features.append(_features(trunk, teacher.layers, normalize(batch.to(device))).half().cpu())
         chunk = {"pictures": torch.stack(pictures), "features": torch.cat(features).contiguous()}
         write_whole(chunk_path(folder, number), save(chunk))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from ast_hf.checkpoint import write_whole
-from ast_hf.distill.chunks import VALIDATION, Teacher, chunks, load_chunk, start_writing, to_input
+from ast_hf.distill.chunks import VALIDATION, Teacher, chunks, load_chunk, start_writing
+from ast_hf.images import normalize
 from ast_hf.tiny import TinyTrunk
 
 _LOG = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def _error(network: nn.Module, pictures: Tensor, features: Tensor, run: _Run) ->
     wanted = (features.to(device).float() - run.mean) / run.deviation
     autocast = torch.autocast(device.type, torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
     with autocast:
-        given = network(to_input(pictures.to(device)).contiguous(memory_format=torch.channels_last))
+        given = network(normalize(pictures.to(device)).contiguous(memory_format=torch.channels_last))
     return F.mse_loss(given.float(), wanted)
 
 
@@ -157,9 +158,9 @@ def _save(folder: Path, run: _Run, teacher: Teacher, learning: Learning) -> None
         "optimizer": run.optimizer.state_dict(),
         "step": run.step, "seconds": run.seconds, "curve": run.curve,
     }  # fmt: skip
-    aside = folder / f"{STATE}.new"
-    torch.save(state, aside)
-    os.replace(aside, folder / STATE)
+    serialized = io.BytesIO()
+    torch.save(state, serialized)
+    write_whole(folder / STATE, serialized.getbuffer())
     weights = {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in run.average.module.state_dict().items()

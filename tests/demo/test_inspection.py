@@ -13,7 +13,7 @@ from PIL import Image
 from ast_hf import ASTDetector, Prediction
 from ast_hf.calibration import Calibration
 from ast_hf.demo import drawing
-from ast_hf.demo.inspection import Inspection, at_rate, draw, inspect, save_cloud, save_map
+from ast_hf.demo.inspection import Inspection, draw, inspect, save_cloud, save_map
 from ast_hf.demo.models import Detectors
 from ast_hf.demo.teach import Step
 from ast_hf.demo.uploads import DemoError
@@ -47,7 +47,7 @@ def test_a_part_is_inspected_as_its_detector_does(tmp_path: Path) -> None:
 @given(rates, rates, st.floats(0, 3))
 def test_a_higher_rate_never_calls_fewer_parts_defective(low: float, high: float, score: float) -> None:
     low, high = sorted((low, high))
-    strict, generous = (at_rate(prediction(score), CALIBRATION, rate) for rate in (low, high))
+    strict, generous = (prediction(score).at_rate(CALIBRATION, rate) for rate in (low, high))
     assert strict.threshold >= generous.threshold  # type: ignore[operator]
     assert strict.map_threshold >= generous.map_threshold  # type: ignore[operator]
     assert generous.is_anomalous or not strict.is_anomalous
@@ -75,11 +75,11 @@ def test_positions_keep_the_order_and_stay_on_the_gauge(a: float, b: float) -> N
 
 
 def test_the_verdict_is_said_in_words() -> None:
-    bad = drawing.verdict(at_rate(prediction(2.0), CALIBRATION, 0.05), CALIBRATION)
+    bad = drawing.verdict(prediction(2.0).at_rate(CALIBRATION, 0.05), CALIBRATION)
     assert "<strong>Defect</strong>" in bad and f"{2 / CALIBRATION.threshold():.2f} times the threshold" in bad
     assert "Of 100 good parts kept out of training none scored as high" in bad
     assert bad.count("<rect") > 5
-    good = drawing.verdict(at_rate(prediction(0.5), CALIBRATION, 0.05), CALIBRATION)
+    good = drawing.verdict(prediction(0.5).at_rate(CALIBRATION, 0.05), CALIBRATION)
     assert "<strong>No defect found</strong>" in good and "training 51 scored as high (p\xa0=\xa00.51)" in good
 
 
