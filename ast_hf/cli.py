@@ -23,6 +23,7 @@ from ast_hf.commands import add_hub_commands
 from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe, parse_changes
 from ast_hf.errors import ASTError, ImageReadError
 from ast_hf.hub import store
+from ast_hf.memory import keep_freed_memory
 from ast_hf.model import ASTDetector
 from ast_hf.parts import Part, as_parts
 from ast_hf.prediction import Prediction, try_predict_parts
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
     try:
         return options.run(options)
     except (ASTError, OSError) as error:

@@ -16,6 +16,8 @@ from FrEIA.framework import SequenceINN
 from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
+from ast_hf.winograd import Conv2d
+
 # Keeps a diverging flow finite; the value is the authors'.
 _OUTPUT_LIMIT = 1e6
 
@@ -82,7 +84,7 @@ class CouplingNet(nn.Module):
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
         convolution = functools.partial(
-            nn.Conv2d, kernel_size=kernel_size, padding=kernel_size // 2, padding_mode="replicate"
+            Conv2d, kernel_size=kernel_size, padding=kernel_size // 2, padding_mode="replicate"
         )
         self.conv1 = convolution(in_channels, hidden_channels)
         self.conv2 = convolution(hidden_channels, out_channels)

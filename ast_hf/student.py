@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ast_hf.flow import at_least_fp32
+from ast_hf.winograd import Conv2d
 
 
 class ResidualBlock(nn.Module):
@@ -13,9 +14,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, negative_slope: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(channels, channels, 3, padding=1)
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(channels)
         self.activation = nn.LeakyReLU(negative_slope)
 
@@ -39,10 +40,10 @@ class Student(nn.Module):
         self, channels: int, *, condition_channels: int, hidden_channels: int, blocks: int, negative_slope: float
     ) -> None:
         super().__init__()
-        self.head = nn.Conv2d(condition_channels + channels, hidden_channels, 3, padding=1)
+        self.head = Conv2d(condition_channels + channels, hidden_channels, 3, padding=1)
         self.activation = nn.LeakyReLU(negative_slope)
         self.blocks = nn.Sequential(*(ResidualBlock(hidden_channels, negative_slope) for _ in range(blocks)))
-        self.tail = nn.Conv2d(hidden_channels, channels, 3, padding=1)
+        self.tail = Conv2d(hidden_channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Maps x (B, C, h, w), with condition (B, P, h, w), to (B, C, h, w)."""

@@ -1,4 +1,4 @@
-"""The paper's ablations (Rudolph et al., WACV 2023, tables 5 to 7): AST with one thing changed.
+"""AST with one thing changed: the paper's ablations (Rudolph et al., WACV 2023, tables 5 to 7), and two of the trunk.
 
 "Teacher only" needs no run of its own: every job reports its teacher's figures.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
+from ast_hf.backbone import FeatureExtractor
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.flow import build_teacher
 from ast_hf.model import ASTDetector
 
 AST = "AST"
+_RANDOM_TRUNK = "random trunk"
 _SYMMETRIC = {"symmetric student": 1, "symmetric student, 8 blocks": 2}
 
 # name -> the fields of the configuration that differ from AST's.
@@ -25,22 +28,35 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "no positional encoding": {"position_channels": 0},
     "no mask": {"foreground_dilation": 0},
     **{f"{n} residual block{'s' * (n > 1)}": {"student_blocks": n} for n in (1, 2, 8, 12)},
-}
+    # What the trunk's training is worth: its own weights before it, and no trunk at all.
+    _RANDOM_TRUNK: {},
+    "raw patches": {
+        "backbone": "raw_patches", "backbone_layer": "patches", "backbone_padding": None, "feature_channels": 192,
+    },
+}  # fmt: skip
 
 
 def variants_of(modality: str) -> list[str]:
-    """The variants that mean something for a modality: without depth there is no mask to leave out."""
-    return [name for name in VARIANTS if modality != "rgb" or name != "no mask"]
+    """The variants that mean something for a modality: without depth no mask, and without a picture no trunk."""
+    without = {"rgb": {"no mask"}, "depth": {_RANDOM_TRUNK, "raw patches"}}.get(modality, set())
+    return [name for name in VARIANTS if name not in without]
 
 
-def has_own_student(variant: str) -> bool:
-    """Whether the variant's student is none that a configuration can describe, so that no checkpoint is written."""
-    return variant in _SYMMETRIC
+def is_model_of_its_own(variant: str) -> bool:
+    """Whether no configuration describes the variant, so that no checkpoint is written."""
+    return variant in (*_SYMMETRIC, _RANDOM_TRUNK, "raw patches")
 
 
-def change_student(model: ASTDetector, variant: str, seed: int) -> None:
-    """Gives `model` the untrained student of a variant, in place; nothing where AST's own student is meant."""
-    if has_own_student(variant):
+def change_model(model: ASTDetector, variant: str, seed: int) -> None:
+    """Gives `model` the untrained student, or the random trunk, of a variant, in place; nothing for the others."""
+    if variant == _RANDOM_TRUNK:
+        config = model.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model.backbone = FeatureExtractor(
+                config.backbone, config.backbone_layer, padding=config.backbone_padding, weights=None
+            ).to(model.device)
+    if variant in _SYMMETRIC:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             student = SymmetricStudent(model.config, model.map_size, repeats=_SYMMETRIC[variant])
@@ -69,3 +85,20 @@ class SymmetricStudent(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Maps x (B, C, h, w), with condition (B, P, h, w), to (B, C, h, w)."""
         return self.flow(x, c=None if condition is None else [condition])[0]
+
+
+class RawPatches(nn.Sequential):
+    """No trunk: the 8 x 8 mean colours (192 channels) of every patch of 32 x 32 pixels, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 192, 32, stride=32, bias=False)
+        cells = torch.eye(64).view(64, 8, 8).repeat_interleave(4, dim=1).repeat_interleave(4, dim=2) / 16
+        with torch.no_grad():
+            self.patches.weight.copy_(torch.einsum("ij,pyx->ipjyx", torch.eye(3), cells).flatten(0, 1))
+
+
+@timm.models.register_model
+def raw_patches(pretrained: bool = False, **settings: Any) -> RawPatches:
+    """`RawPatches` as timm creates it; there are no other weights."""
+    return RawPatches()

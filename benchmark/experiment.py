@@ -27,7 +27,7 @@ from ast_hf.model import ASTDetector, default_device
 from ast_hf.parts import Part
 from ast_hf.scoring import image_score
 from ast_hf.training import Progress, build, calibrate, fit, hold_out, select
-from benchmark.ablations import AST, change_student, has_own_student
+from benchmark.ablations import AST, change_model, is_model_of_its_own
 from benchmark.datasets import Category, Sample, load_category
 from benchmark.evaluate import (
     Evaluation,
@@ -59,7 +59,7 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
     config, recipe = ASTDetectorConfig.from_dict(job.config), TrainingRecipe.from_dict(job.recipe)
     category = load_category(job.dataset, job.category, job.data_root)
     model = build(config, job.seed, backbone_weights=job.backbone_weights).to(default_device(device))
-    change_student(model, job.variant, job.seed)
+    change_model(model, job.variant, job.seed)
     with shared_cache(job, model) as cache:
 
         def prepared(samples: tuple[Sample, ...], stage: str) -> PreparedParts:
@@ -77,7 +77,7 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
     seconds["total"] = time.monotonic() - started
     folder = folder_of(output, job)
     folder.mkdir(parents=True, exist_ok=True)
-    if not has_own_student(job.variant):
+    if not is_model_of_its_own(job.variant):
         model.save_pretrained(folder / "model", include_backbone=False)
         if model.backbone is not None:
             store_backbone(model.backbone)

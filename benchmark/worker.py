@@ -23,6 +23,7 @@ import filelock
 import torch
 
 from ast_hf.checkpoint import write_whole
+from ast_hf.memory import keep_freed_memory
 from benchmark.jobs import LOCK_NAME, PROGRESS_NAME, Job, folder_of, read_result, read_spec
 
 EXIT_FAILED = 1
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Needs no Python to run, so that it also ends what hangs inside of a library, and shows where.
         faulthandler.dump_traceback_later(options.timeout, exit=True)
     job, output = read_spec(options.spec)
+    keep_freed_memory()
     try:
         with filelock.FileLock(folder_of(output, job) / LOCK_NAME, blocking=False):
             if read_result(output, job) is not None:

@@ -34,6 +34,8 @@ def draw_picture(rng: Rng, size: int, photographs: Sequence[Array] = ()) -> Arra
     if rng.random() < 0.3:  # another thing lies there, or is printed there
         cover = _cover(rng, size)[..., None]
         picture = picture + (_draw(rng, size, photographs) - picture) * cover
+    if rng.random() < 0.4:
+        picture = _marked(rng, picture)
     picture = _develop(rng, picture)
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
@@ -61,7 +63,7 @@ def _draw(rng: Rng, size: int, photographs: Sequence[Array]) -> Array:
         return _photograph(rng, size, photographs)
     kinds: Sequence[Callable[[Rng, int], Array]] = (
         _noise_picture, _noise_picture, _waves, _lattice, _leaves, _leaves, _cells, _fractal, _surface, _surface,
-        _scene, _scene, _scene, _writing,
+        _sheet, _sheet, _sheet, _scene, _scene, _scene, _writing,
     )  # fmt: skip
     return kinds[int(rng.integers(len(kinds)))](rng, size)
 
@@ -253,6 +255,54 @@ def _surface(rng: Rng, size: int) -> Array:
         )
     albedo = _palette(rng, np.clip(0.5 + rng.uniform(0, 0.2) * _noise(rng, size), 0, 1))
     return _lit(rng, relief * rng.uniform(0.5, 4), albedo)
+
+
+def _sheet(rng: Rng, size: int) -> Array:
+    """Rolled, brushed, drawn or sawn material: streaks along one direction, often the picture's own, and its edges."""
+    wide = size * 3 // 2  # so that it can be turned
+    streaks = np.repeat(rng.standard_normal((1, wide), dtype=np.float32), wide, axis=0)
+    streaks = rng.uniform(0, 1) * ndimage.gaussian_filter1d(streaks, rng.uniform(0.4, 3), axis=1)
+    for _ in range(2):  # some end inside of the picture
+        length, width = math.exp(rng.uniform(1, 4.5)), math.exp(rng.uniform(-1, 1.5))
+        layer = ndimage.gaussian_filter(rng.standard_normal((wide, wide), dtype=np.float32), (length, width))
+        streaks = streaks + rng.uniform(0, 1) * layer / (layer.std() + 1e-9)
+    grain = rng.uniform(0, 1) * rng.standard_normal((wide, wide), dtype=np.float32)
+    relative = rng.uniform(0.02, 0.2) * (streaks + grain) + rng.uniform(0, 0.2) * _noise(rng, wide, 2.0)
+    across = np.linspace(-1, 1, wide, dtype=np.float32)
+    lamp = 1 - rng.uniform(0, 0.6) * np.square(across - rng.uniform(-0.5, 0.5))  # a bent sheet has a bright line
+    if rng.random() < 0.4:
+        lamp = lamp * np.where(np.abs(across) < rng.uniform(0.5, 0.68), 1, rng.uniform(0, 0.5))
+    angle = rng.choice([0.0, rng.normal(0, 4), rng.uniform(-90, 90)], p=[0.5, 0.2, 0.3])
+    turned = ndimage.rotate(lamp * (1 + relative), angle, reshape=False, order=1, mode="reflect")
+    margin = (wide - size) // 2
+    tone = np.rot90(turned[margin : margin + size, margin : margin + size], int(rng.integers(2)))
+    tint = rng.uniform(0.08, 0.75) * (1 + rng.choice([0.0, 0.1, 0.3]) * rng.standard_normal(3))
+    return np.asarray(tone[..., None] * tint, np.float32)
+
+
+def _marked(rng: Rng, picture: Array) -> Array:
+    """A picture with what defects are made of: cracks, scratches, pits and stains, faint or strong."""
+    size = len(picture)
+    for _ in range(int(rng.integers(1, 6))):
+        art = Image.new("L", (size, size))
+        draw, kind = ImageDraw.Draw(art), rng.integers(4)
+        start, soft = rng.uniform(0, size, 2), rng.uniform(0, 1)
+        if kind == 3:
+            stain = 0.3 * size * rng.uniform(0.1, 1) - np.hypot(*(np.indices((size, size)) - start[:, None, None]))
+            cover = np.clip(stain / rng.uniform(2, 30) + _noise(rng, size, 1.8), 0, 1)
+        else:
+            if kind == 2:
+                for x, y in start + rng.normal(0, size / 6, (int(rng.integers(1, 12)), 2)):
+                    radius = math.exp(rng.uniform(-0.7, 1.8))
+                    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=255)
+            else:  # a crack wanders, a scratch does not
+                steps = rng.normal(0, 6, (int(rng.integers(4, 20)), 2)) * kind + rng.normal(0, 8, 2)
+                path = start + np.cumsum(steps, axis=0)
+                draw.line([tuple(point) for point in path.tolist()], fill=255, width=int(rng.integers(1, 4)))
+            cover = ndimage.gaussian_filter(np.asarray(art, np.float32) / 255, soft)
+        other = rng.uniform(0, 1.3) if rng.random() < 0.8 else rng.uniform(0, 1, 3)
+        picture = picture * (1 - (cover := rng.uniform(0.1, 1) * cover[..., None])) + cover * other * picture.mean()
+    return picture.astype(np.float32)
 
 
 def _lit(rng: Rng, height: Array, albedo: Array) -> Array:

@@ -9,7 +9,7 @@ from ast_hf import TrainingRecipe
 from ast_hf.features import PreparedParts
 from ast_hf.model import ASTDetector
 from ast_hf.training import fit
-from benchmark.ablations import AST, SymmetricStudent, change_student
+from benchmark.ablations import AST, SymmetricStudent, change_model
 from tests import tiny
 
 
@@ -17,7 +17,7 @@ from tests import tiny
 @pytest.mark.parametrize("position_channels", [0, 8])
 def test_a_symmetric_student_learns_what_the_teacher_gives(variant: str, factor: int, position_channels: int) -> None:
     model = ASTDetector(tiny.config("depth", position_channels=position_channels))
-    change_student(model, variant, seed=0)
+    change_model(model, variant, seed=0)
     assert isinstance(model.student, SymmetricStudent)
     count = [sum(p.numel() for p in network.parameters()) for network in (model.teacher, model.student)]
     assert count[1] == factor * count[0]
@@ -36,10 +36,10 @@ def test_a_symmetric_student_learns_what_the_teacher_gives(variant: str, factor:
 def test_ast_keeps_its_own_student_and_the_callers_random_numbers() -> None:
     model = ASTDetector(tiny.config("depth"))
     student = model.student
-    change_student(model, AST, seed=0)
+    change_model(model, AST, seed=0)
     assert model.student is student
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    change_student(model, "symmetric student", seed=0)
+    change_model(model, "symmetric student", seed=0)
     assert torch.equal(torch.rand(1), expected)

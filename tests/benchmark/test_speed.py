@@ -1,0 +1,109 @@
+"""What speed is measured against computes the same, and the command prints and keeps what it measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ast_hf import ASTDetector, ASTDetectorConfig, TrainingRecipe
+from ast_hf.memory import keep_freed_memory
+from benchmark import reference, speed
+from benchmark.reference import ReferenceDetector
+from benchmark.speed import Measurement, Stopwatch
+from tests import tiny
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "part.png")
+    return tmp_path / "part.png"
+
+
+def test_the_reference_gives_the_same_map(picture: Path) -> None:
+    torch.manual_seed(0)
+    # Wide enough for convolutions by tiles on our side.
+    model = ASTDetector(ASTDetectorConfig.preset("compact", image_size=96, student_channels=384))
+    with torch.inference_mode():
+        plain = ReferenceDetector(model)
+        actual, expected = model.predict(picture).anomaly_map, plain.predict([picture])[0]
+    assert plain.trunk_name == "ast-tiny with batch norms"
+    assert actual.shape == expected.shape == (90, 120)
+    assert np.abs(actual - expected).max() < 1e-3 * expected.max()
+    assert not any(type(module).__module__ == "ast_hf.winograd" for module in plain.model.modules())
+
+
+def test_the_trunk_is_the_authors_where_there_is_one() -> None:
+    model = ASTDetector(ASTDetectorConfig.preset("compact-b0", image_size=64, student_channels=8, teacher_channels=8))
+    plain = ReferenceDetector(model)
+    assert plain.trunk_name == "efficientnet_pytorch"
+    with torch.inference_mode():
+        assert plain.features(torch.rand(1, 3, 64, 64)).shape == (1, 192, 2, 2)
+
+
+def test_steps_lower_the_loss() -> None:
+    torch.manual_seed(0)
+    model = ASTDetector(tiny.config())
+    plain, recipe = ReferenceDetector(model), TrainingRecipe(learning_rate=1e-2)
+    inputs = torch.randn(4, model.config.input_channels, *model.map_size)
+    for network, step in ((plain.model.teacher, plain.teacher_step), (plain.model.student, plain.student_step)):
+        optimizer = plain.optimizer(network, recipe)
+        losses = [step(inputs, optimizer) for _ in range(5)]
+        assert losses[-1] < losses[0]
+
+
+def test_pixel_by_pixel_is_the_authors_filling(golden: Callable[[str], dict[str, Tensor]]) -> None:
+    scans = golden("depth_preprocessing")
+    filled = torch.from_numpy(reference.fill_holes(scans["z_raw"].numpy(), 3))
+    torch.testing.assert_close(filled, scans["z_filled"], rtol=1e-6, atol=0)
+
+
+def test_contenders_take_turns() -> None:
+    calls: list[str] = []
+    watch = Stopwatch(3, torch.device("cpu"))
+    watch("both", lambda: calls.append("ours"), lambda: calls.append("reference"))
+    watch("alone", lambda: None, count=2)
+    assert calls == ["ours", "reference"] * 4  # the first pair warms up
+    both, alone = watch.measurements
+    assert len(both.ours) == len(both.reference) == 3 and both.ratio > 0
+    assert alone.reference == [] and math.isnan(alone.ratio)
+
+
+def test_figures_are_medians_for_one() -> None:
+    measurement = Measurement("x", 4, [0.4, 0.8, 9.0], [1.6, 1.6, 1.6])
+    assert measurement.milliseconds(speed.OURS) == pytest.approx(200)
+    assert measurement.ratio == pytest.approx(2)
+
+
+def test_the_command_prints_a_table_and_keeps_every_repetition(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ASTDetectorConfig, "preset", lambda name: tiny.config())
+    monkeypatch.setattr(speed, "evaluation", lambda watch: None)
+    output = tmp_path / "speed.json"
+    assert speed.main(["--preset", "compact", "--device", "cpu", "--rounds", "1", "--output", str(output)]) == 0
+    printed, kept = capsys.readouterr().out, json.loads(output.read_text())
+    for name in ("trunk", "teacher", "student", "one picture, file to map", "load the detector", "training step"):
+        assert name in printed
+    measured = {m["name"]: m for m in kept["results"][0]["measurements"]}
+    assert measured["student"]["reference"] and measured["a picture of 16, file to map"]["count"] == 16
+    assert kept["results"][0]["peak_memory_bytes"] > 0 and kept["torch"] == torch.__version__
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert speed.main(["--preset", "compact", "--device", "cuda", "--rounds", "1"]) == 0
+    assert torch.cuda.get_device_name() in capsys.readouterr().out
+
+
+def test_where_the_c_library_cannot_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert not keep_freed_memory()

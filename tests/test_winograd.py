@@ -1,0 +1,109 @@
+"""Convolutions by tiles give what plain ones give, and know when their weights have changed."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from ast_hf import winograd
+from ast_hf.winograd import Conv2d, convolve, transform_weights
+
+WIDE = 384  # channels in and out, enough for the tiles to be used
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor | None, mode: str) -> Tensor:
+    reach = weight.shape[-1] // 2
+    return F.conv2d(F.pad(x, (reach,) * 4, mode=mode), weight, bias)
+
+
+def wide(kernel: int = 3, **settings: object) -> Conv2d:
+    torch.manual_seed(0)
+    return Conv2d(WIDE, WIDE, kernel, padding=kernel // 2, **settings)  # type: ignore[arg-type]
+
+
+@given(
+    st.sampled_from([3, 5]),
+    st.sampled_from(["constant", "replicate"]),
+    st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.booleans(),
+)
+def test_tiles_equal_a_plain_convolution(
+    kernel: int, mode: str, channels: tuple[int, int, int], size: tuple[int, int], has_bias: bool
+) -> None:
+    batch, into, out = channels
+    generator = torch.Generator().manual_seed(batch + 10 * into + 100 * out)
+    x = torch.randn(batch, into, *size, generator=generator, dtype=torch.float64)
+    weight = torch.randn(out, into, kernel, kernel, generator=generator, dtype=torch.float64)
+    bias = torch.randn(out, generator=generator, dtype=torch.float64) if has_bias else None
+    actual = convolve(x, transform_weights(weight), kernel, mode, bias)
+    assert torch.allclose(actual, plain(x, weight, bias, mode), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_single_precision_loses_no_more_than_a_plain_convolution(kernel: int) -> None:
+    conv, x = wide(kernel), torch.randn(2, WIDE, 12, 12).relu()
+    assert conv._is_faster_by_tiles(x)
+    with torch.no_grad():
+        exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=kernel // 2)  # type: ignore[union-attr]
+        assert (conv(x) - exact).abs().max() < 2e-5 * exact.abs().max()
+
+
+def test_gradients_equal_those_of_a_plain_convolution() -> None:
+    conv = wide()
+    x = torch.randn(2, WIDE, 6, 6, requires_grad=True)
+    gradients = []
+    for output in (conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1)):
+        gradients.append(torch.autograd.grad(output.square().sum(), [x, conv.weight, conv.bias]))
+    for actual, expected in zip(*gradients, strict=True):
+        assert (actual - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_changed_weights_are_used() -> None:
+    conv, x = wide(), torch.randn(1, WIDE, 6, 6)
+    changes = [
+        lambda: conv.weight.mul_(2),
+        lambda: conv.load_state_dict({k: v + 1 for k, v in conv.state_dict().items()}),
+        lambda: conv.load_state_dict({k: v.clone() - 3 for k, v in conv.state_dict().items()}, assign=True),
+        lambda: setattr(conv.weight, "data", torch.randn_like(conv.weight)),
+        lambda: conv.train().eval(),
+    ]
+    with torch.no_grad():
+        conv(x)
+        for change in changes:
+            change()
+            expected = F.conv2d(x, conv.weight, conv.bias, padding=1)
+            assert (conv(x) - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_weights_are_transformed_once_and_stay_out_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv, x, calls = wide(), torch.randn(1, WIDE, 6, 6), []
+    monkeypatch.setattr(
+        winograd, "transform_weights", lambda weight: calls.append(None) or transform_weights(weight.detach())
+    )
+    with torch.inference_mode():
+        conv(x), conv(x)
+    assert len(calls) == 1
+    saved = io.BytesIO()
+    torch.save(conv, saved)
+    assert copy.deepcopy(conv)._transformed is None
+    assert len(saved.getvalue()) < 1.1 * 4 * WIDE * WIDE * 9
+    assert set(conv.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 0}, {"out_channels": 64}, {"kernel_size": 7}],
+)
+def test_what_tiles_are_not_for_goes_the_plain_way(settings: dict[str, int]) -> None:
+    conv = Conv2d(**{"in_channels": WIDE, "out_channels": WIDE, "kernel_size": 3, "padding": 1, **settings})  # type: ignore[arg-type]
+    assert not conv._is_faster_by_tiles(torch.zeros(1, WIDE, 8, 8))
+    assert not wide()._is_faster_by_tiles(torch.zeros(1, WIDE, 8, 8, dtype=torch.float64))
+    assert not wide()._is_faster_by_tiles(torch.zeros(1, WIDE, 8, 8, device="meta"))
