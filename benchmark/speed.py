@@ -13,7 +13,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,17 +81,21 @@ class Stopwatch:
         self, name: str, ours: Callable[[], Any], reference: Callable[[], Any] | None = None, *, count: int = 1
     ) -> None:
         """Measures one step."""
-        contenders = [ours] if reference is None else [ours, reference]
-        seconds: list[list[float]] = [[], []]
+        seconds = self.race({OURS: ours} if reference is None else {OURS: ours, REFERENCE: reference})
+        self.measurements.append(Measurement(name, count, seconds[OURS], seconds.get(REFERENCE, [])))
+
+    def race(self, contenders: Mapping[str, Callable[[], Any]]) -> dict[str, list[float]]:
+        """The seconds of each repetition of each contender."""
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
         for number in range(self.rounds + 1):
-            for taken, contender in zip(seconds, contenders, strict=False):
+            for name, contender in contenders.items():
                 self._wait()
                 started = time.perf_counter()
                 contender()
                 self._wait()
                 if number:
-                    taken.append(time.perf_counter() - started)
-        self.measurements.append(Measurement(name, count, *seconds))
+                    seconds[name].append(time.perf_counter() - started)
+        return seconds
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

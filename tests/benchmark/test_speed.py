@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ast_hf import ASTDetector, ASTDetectorConfig, TrainingRecipe
 from ast_hf.memory import keep_freed_memory
-from benchmark import reference, speed
+from benchmark import growth, peers, reference, speed
 from benchmark.reference import ReferenceDetector
 from benchmark.speed import Measurement, Stopwatch
 from tests import tiny
@@ -107,3 +107,39 @@ def test_on_a_gpu_too(capsys: pytest.CaptureFixture[str]) -> None:
 def test_where_the_c_library_cannot_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert not keep_freed_memory()
+
+
+def test_peers_need_anomalib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert peers.main([]) == 2
+    assert "pip install anomalib" in capsys.readouterr().err
+
+
+def test_peers_are_raced_with_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr(peers, "ours", lambda preset: (torch.nn.Conv2d(3, 4, 3), 8))
+    monkeypatch.setattr(peers, "peers", lambda: {"slow": (torch.nn.Conv2d(3, 512, 9), 128)})
+    assert peers.main(["--rounds", "2", "--device", "cpu", "--output", str(tmp_path / "peers.json")]) == 0
+    assert capsys.readouterr().out.rstrip().splitlines()[-1].endswith("slow, 128 px")
+    kept = json.loads((tmp_path / "peers.json").read_text())
+    assert len(kept["seconds"]["slow"]) == 2 and set(kept["milliseconds"]) == {
+        "slow", "AST, mvtec-ad", "AST, compact-b0", "AST, compact",
+    }  # fmt: skip
+
+
+def test_growth_is_measured_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, values in {"PICTURES": (8, 16), "EPOCHS": (1, 2), "SIZES": (32, 64)}.items():
+        monkeypatch.setattr(growth, name, values)
+    monkeypatch.setattr(growth, "_FEW", 8)
+    monkeypatch.setattr(growth, "alone", lambda *each: growth.Point(*each[2:], seconds=1.0, peak_bytes=10**9))
+    assert growth.main(["--output", str(tmp_path)]) == 0
+    kept = json.loads((tmp_path / "growth.json").read_text())
+    assert sorted((p["pictures"], p["epochs"], p["size"]) for p in kept["points"]) == [
+        (8, 1, 32), (8, 1, 64), (8, 1, 384), (8, 2, 384), (16, 1, 384),
+    ]  # fmt: skip
+    with Image.open(tmp_path / "growth.png") as drawn:
+        assert drawn.width > 500
+    point = growth.measure("compact", "cpu", 16, 1, 64)
+    assert (point.pictures, point.size) == (16, 64) and point.seconds > 0 and point.peak_bytes > 10**8
