@@ -97,7 +97,9 @@ def _settings(dataset: str, options: argparse.Namespace) -> Iterator[dict[str, A
         if options.modalities and modality not in options.modalities:
             continue
         plain = settings(preset, options.set, options.epochs, modality)
-        for variant in variants_of(modality) if options.ablations else [AST]:
+        for variant in variants_of(modality):
+            if variant != AST and (options.ablations is None or variant not in (options.ablations or VARIANTS)):
+                continue
             changed = settings(preset, options.set, options.epochs, modality, variant)
             if variant != AST and VARIANTS[variant] and changed == plain:
                 continue  # the settings are this variant already

@@ -20,6 +20,7 @@ from ast_hf.commands import plan_pushes
 from ast_hf.config import PRESETS
 from ast_hf.errors import ASTError
 from ast_hf.hub import store
+from benchmark.ablations import AST, VARIANTS
 from benchmark.datasets import DATASETS
 from benchmark.jobs import forget_result, read_result
 from benchmark.launch import Board, describe_failures, run_jobs
@@ -125,7 +126,14 @@ def parser() -> argparse.ArgumentParser:
         "--modalities", nargs="+", choices=["rgb+depth", "rgb", "depth"], help="of 3D data (default: all)"
     )
     what.add_argument("--seeds", nargs="+", type=int, default=[0], help="one detector a seed (default: 0)")
-    what.add_argument("--ablations", action="store_true", help="also the paper's ablations (its tables 5 to 7)")
+    what.add_argument(
+        "--ablations",
+        nargs="*",
+        choices=[name for name in VARIANTS if name != AST],
+        metavar="NAME",
+        help="also the paper's ablations (its tables 5 to 7) and those of the trunk, or only: "
+        + ", ".join(name for name in VARIANTS if name != AST),
+    )
     data = parser.add_argument_group("data")
     data.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the datasets (default: data)")
     data.add_argument(

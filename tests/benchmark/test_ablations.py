@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ast_hf import TrainingRecipe
+from ast_hf.backbone import FeatureExtractor
 from ast_hf.features import PreparedParts
 from ast_hf.model import ASTDetector
 from ast_hf.training import fit
@@ -43,3 +44,23 @@ def test_ast_keeps_its_own_student_and_the_callers_random_numbers() -> None:
     torch.manual_seed(5)
     change_model(model, "symmetric student", seed=0)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_raw_patches_are_mean_colours_side_by_side() -> None:
+    backbone = FeatureExtractor("raw_patches", "patches", weights="pretrained")
+    assert backbone.output_shape(96) == (192, 3, 3)
+    x = torch.rand(2, 3, 64, 96)
+    colours = torch.nn.functional.avg_pool2d(x, 4)
+    torch.testing.assert_close(backbone(x), torch.nn.functional.pixel_unshuffle(colours, 8))
+
+
+def test_a_random_trunk_is_another_of_the_same_kind() -> None:
+    model = ASTDetector(tiny.config())
+    before = model.backbone
+    assert before is not None
+    change_model(model, "random trunk", seed=3)
+    digests = {before.digest(), model.backbone.digest()}  # type: ignore[union-attr]
+    again = ASTDetector(tiny.config())
+    change_model(again, "random trunk", seed=3)
+    assert len(digests) == 2 and again.backbone.digest() in digests  # type: ignore[union-attr]
+    assert model.backbone.output_shape(64) == before.output_shape(64)  # type: ignore[union-attr]

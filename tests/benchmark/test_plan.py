@@ -71,6 +71,12 @@ def test_ablations(data: Path) -> None:
     assert by_variant["no mask"]["foreground_dilation"] == 0
     assert by_variant["no positional encoding"]["position_channels"] == 0
     assert by_variant["8 residual blocks"]["student_blocks"] == 8
+    assert by_variant["raw patches"]["backbone"] == "raw_patches"
+    some = jobs(data, "--datasets", "mvtec_3d_ad", "--ablations", "raw patches", "no mask")
+    assert {(job.config["modality"], job.variant) for job in some} == {
+        ("rgb+depth", "AST"), ("rgb+depth", "raw patches"), ("rgb+depth", "no mask"),
+        ("rgb", "AST"), ("rgb", "raw patches"), ("depth", "AST"), ("depth", "no mask"),
+    }  # fmt: skip
 
 
 def test_a_setting_that_is_an_ablation_already_is_run_once(data: Path) -> None:
