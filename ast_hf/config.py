@@ -209,7 +209,7 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "mvtec-3d-ad-depth": ({**_MVTEC_3D, "modality": "depth", "image_score": "max"}, {"epochs": 72}),
     # Made for CPUs, with a backbone that needs no download.
     "compact": (
-        {**_COMPACT, "backbone": "ast-tiny", "backbone_layer": "head", "feature_channels": 344},
+        {**_COMPACT, "backbone": "ast-tiny", "backbone_layer": "head", "feature_channels": 64},
         {"epochs": 12},
     ),
     "compact-b0": (

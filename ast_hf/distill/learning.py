@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from torch.optim.swa_utils import AveragedModel
 from ast_hf.checkpoint import write_whole
 from ast_hf.distill.chunks import VALIDATION, Teacher, chunks, load_chunk, start_writing
 from ast_hf.images import normalize
-from ast_hf.tiny import TinyTrunk
+from ast_hf.tiny import CHANNELS, TinyTrunk
 
 _LOG = logging.getLogger(__name__)
+_FREEZE = 0.7  # of the steps
+_MAX_GRADIENT = 1.0  # four times the usual norm
 WEIGHTS, RECORD, STATE = "ast-tiny.safetensors", "distillation.json", "state.pt"
 
 
@@ -118,15 +120,20 @@ def _batches(supply: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[tup
 
 
 def _learn(run: _Run, pictures: Tensor, features: Tensor, learning: Learning) -> Tensor:
-    """One step; the learning rate rises for 300 steps and falls along a cosine."""
+    """One step; the learning rate rises for 300 steps and falls along a cosine.
+
+    The last steps see batch norms as inference does, with fixed statistics: those of a batch hide a picture whose
+    pattern a filter resonates with, and on which the network would give a hundred times too much.
+    """
     progress = run.step / learning.steps
     rate = learning.learning_rate * min(1, (run.step + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * progress))
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    run.network.train()
+    run.network.train(progress < _FREEZE)
     loss = _error(run.network, pictures, features, run)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    nn.utils.clip_grad_norm_(run.network.parameters(), _MAX_GRADIENT)
     run.optimizer.step()
     run.average.update_parameters(run.network)
     return loss.detach()
@@ -152,6 +159,28 @@ def _note(folder: Path, run: _Run, loss: float) -> None:
     _LOG.info("Step %d, %d s: error %.4f, on unseen pictures %.4f", run.step, run.seconds, loss, validation)
 
 
+@torch.no_grad()
+def principal_head(folder: Path, network: TinyTrunk, channels: int = CHANNELS) -> dict[str, Tensor]:
+    """The head's weights that give the principal components of its output, each of variance 1.
+
+    The teacher's channels repeat each other, and 1x1 convolutions of fewer channels before them repeat themselves for
+    certain. A flow spends itself on such directions, in which the density has no bound, and what the student cannot
+    follow there is noise in the anomaly map.
+    """
+    pictures, _ = load_chunk(folder / "pictures", VALIDATION)
+    network.eval()
+    device = next(network.parameters()).device
+    rows = [network(normalize(batch.to(device))).permute(0, 2, 3, 1).flatten(0, 2) for batch in pictures.split(32)]
+    outputs = torch.cat(rows).double()
+    variances, directions = torch.linalg.eigh(torch.cov(outputs.T))
+    principal = directions[:, -channels:].flip(1) / variances[-channels:].flip(0).clamp_min(1e-6).sqrt()
+    head = {name: tensor.double() for name, tensor in network.get_submodule("head").state_dict().items()}
+    return {
+        "head.weight": torch.einsum("co,cikl->oikl", principal, head["weight"]).float(),
+        "head.bias": (principal.T @ (head["bias"] - outputs.mean(0))).float(),
+    }
+
+
 def _save(folder: Path, run: _Run, teacher: Teacher, learning: Learning) -> None:
     state: dict[str, Any] = {
         "network": run.network.state_dict(), "average": run.average.state_dict(),
@@ -161,9 +190,10 @@ def _save(folder: Path, run: _Run, teacher: Teacher, learning: Learning) -> None
     serialized = io.BytesIO()
     torch.save(state, serialized)
     write_whole(folder / STATE, serialized.getbuffer())
+    average = cast(TinyTrunk, run.average.module)
     weights = {
         name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in run.average.module.state_dict().items()
+        for name, tensor in (average.state_dict() | principal_head(folder, average)).items()
     }
     write_whole(folder / WEIGHTS, save({name: tensor.contiguous() for name, tensor in weights.items()}))
     settings = {"teacher": {**asdict(teacher), "weights": Path(teacher.weights).name}, "learning": asdict(learning)}

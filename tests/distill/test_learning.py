@@ -13,7 +13,8 @@ from ast_hf import tiny
 from ast_hf.backbone import FeatureExtractor
 from ast_hf.distill import __main__ as command
 from ast_hf.distill.chunks import CHUNK, Teacher, chunk_path, load_chunk, write_chunks
-from ast_hf.distill.learning import RECORD, STATE, WEIGHTS, Learning, distill
+from ast_hf.distill.learning import RECORD, STATE, WEIGHTS, Learning, distill, principal_head
+from ast_hf.images import normalize
 
 CPU = torch.device("cpu")
 
@@ -62,6 +63,27 @@ def test_a_run_goes_on_from_where_it_was_saved(teacher: Teacher, run: Path) -> N
     assert torch.load(run / STATE, weights_only=True)["step"] == 8
     assert record["teacher"]["weights"] == "teacher.safetensors"  # no path of the machine that made it
     assert load_file(run / WEIGHTS)["head.weight"].dtype == torch.float16
+
+
+def test_the_saved_head_gives_uncorrelated_channels(teacher: Teacher, run: Path) -> None:
+    torch.manual_seed(0)
+    network = tiny.TinyTrunk(96).eval()  # as learnt; batch norms as they come will do
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    weights = network.state_dict() | principal_head(run, network, channels=8)
+    projected = tiny.TinyTrunk(8).eval()
+    projected.load_state_dict(weights)
+    pictures = normalize(load_chunk(run / "pictures", 0)[0])
+    with torch.no_grad():
+        outputs = projected(pictures).permute(0, 2, 3, 1).flatten(0, 2).double()
+    torch.testing.assert_close(torch.cov(outputs.T), torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-3)
+    assert outputs.mean(0).abs().max() < 1e-3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_last_steps_see_fixed_statistics(teacher: Teacher, tmp_path: Path, run: Path) -> None:
+    (tmp_path / "pictures").symlink_to(run / "pictures")
+    distill(tmp_path, teacher, Learning(steps=10, batch_size=8, chunks=1), CPU)
+    assert torch.load(tmp_path / STATE, weights_only=True)["network"]["stem.1.num_batches_tracked"] == 7
 
 
 def test_missing_chunks_are_drawn_again_with_the_same_bytes(teacher: Teacher, run: Path) -> None:

@@ -26,6 +26,7 @@ def test_pictures_differ_and_use_the_whole_range() -> None:
 
 def test_photographs_are_cropped_turned_and_used_in_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "_cover", lambda rng, size: np.zeros((size, size), np.float32))
+    monkeypatch.setattr(pictures, "_marked", lambda rng, picture: picture)
     monkeypatch.setattr(pictures, "_develop", lambda rng, picture: picture)
     photo = np.full((90, 70, 3), (255, 0, 255), np.uint8)
     drawn = [draw_picture(np.random.default_rng(seed), 32, [photo]) for seed in range(300)]
