@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from ast_hf.checkpoint import write_whole
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.memory import keep_freed_memory
 from ast_hf.model import ASTDetector, default_device
-from benchmark.speed import Stopwatch, describe, versions
+from benchmark.speed import describe, race, stopwatch, versions
 
 _PRESETS = ("mvtec-ad", "compact-b0", "compact")
 # A tenth of the patches of 209 pictures, 28 x 28 each, which is anomalib's default for PatchCore.
@@ -37,11 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     keep_freed_memory()
     device = default_device(options.device)
-    watch = Stopwatch(options.rounds, device)
     detectors = {**{f"AST, {preset}": ours(preset) for preset in _PRESETS}, **peers()}
     with torch.inference_mode():
         runs = {name: _prepared(network, size, device) for name, (network, size) in detectors.items()}
-        seconds = watch.race(runs)
+        seconds = race(runs, options.rounds)
     milliseconds = {name: 1e3 * float(np.median(taken)) for name, taken in seconds.items()}
     print(f"One picture, fp32, {describe(device)}")
     for name, figure in sorted(milliseconds.items(), key=lambda item: item[1]):
@@ -88,10 +86,10 @@ def peers() -> Mapping[str, tuple[nn.Module, int]]:
     }
 
 
-def _prepared(network: nn.Module, size: int, device: torch.device) -> Callable[[], Any]:
+def _prepared(network: nn.Module, size: int, device: torch.device) -> Callable[[], float]:
     network.eval().to(device)
     pixels = torch.rand(1, 3, size, size, device=device)
-    return lambda: network(pixels)
+    return lambda: stopwatch(lambda: network(pixels), device)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """`python -m benchmark.speed`: how long every step of AST takes, beside an eager fp32 loop like the paper's code.
 
-Both run in turn in one process, so that what else the machine does falls on both; medians are given. Weights are
-random: they do not change the time.
+Both take turns, so that what else the machine does falls on both; medians are given. Weights are random: they do not
+change the time.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
 import platform
 import resource
 import sys
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 import ast_hf
 from ast_hf.checkpoint import write_whole
@@ -43,6 +47,16 @@ from benchmark.synthetic import draw_part
 
 OURS, REFERENCE = "ours", "reference"
 _BATCH = 16  # pictures, for throughput; the paper trains with batches of 8
+_RECIPE = TrainingRecipe(epochs=2)
+_STEPS = 2 * _RECIPE.epochs  # of the teacher, and as many of the student
+TRUNK, TEACHER, STUDENT, ONE = "trunk", "teacher", "student", "one picture, file to map"
+MANY = f"a picture of {_BATCH}, file to map"
+TRAINING = f"training step, teacher and student, {_RECIPE.batch_size} pictures"
+HOLES = "fill the holes of a scan, 800 x 800"
+
+
+# Of each step: what does it once, and the pictures, steps or files that this is.
+Steps = dict[str, tuple[Callable[[], Any], int]]
 
 
 @dataclass(frozen=True)
@@ -65,41 +79,26 @@ class Measurement:
         return self.milliseconds(REFERENCE) / self.milliseconds(OURS)
 
 
-class Stopwatch:
-    """Runs contenders in turn and keeps what their repetitions took.
+def stopwatch(run: Callable[[], Any], device: torch.device) -> float:
+    """The seconds of a call, with all that it has a GPU do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
-    Args:
-        rounds: Repetitions of each, after one that does not count.
-        device: Waited for before and after each.
-    """
 
-    def __init__(self, rounds: int, device: torch.device) -> None:
-        self.rounds, self.device = rounds, device
-        self.measurements: list[Measurement] = []
-
-    def __call__(
-        self, name: str, ours: Callable[[], Any], reference: Callable[[], Any] | None = None, *, count: int = 1
-    ) -> None:
-        """Measures one step."""
-        seconds = self.race({OURS: ours} if reference is None else {OURS: ours, REFERENCE: reference})
-        self.measurements.append(Measurement(name, count, seconds[OURS], seconds.get(REFERENCE, [])))
-
-    def race(self, contenders: Mapping[str, Callable[[], Any]]) -> dict[str, list[float]]:
-        """The seconds of each repetition of each contender."""
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        for number in range(self.rounds + 1):
-            for name, contender in contenders.items():
-                self._wait()
-                started = time.perf_counter()
-                contender()
-                self._wait()
-                if number:
-                    seconds[name].append(time.perf_counter() - started)
-        return seconds
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+def race(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Lets contenders, which give their own seconds, take turns; the first round does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, contender in contenders.items():
+            taken = contender()
+            if number:
+                seconds[name].append(taken)
+    return seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,10 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, results = Console(), []
     device = default_device(options.device)
     for preset in options.preset:
-        watch = Stopwatch(options.rounds, device)
-        facts = measure(ASTDetectorConfig.preset(preset), watch, training=not options.no_training)
-        results.append({"preset": preset, **facts, "measurements": [asdict(m) for m in watch.measurements]})
-        console.print(table(f"{preset}, {describe(device)}", watch.measurements))
+        result = measure(ASTDetectorConfig.preset(preset), options)
+        console.print(table(f"{preset}, {describe(device)}", result["measurements"]))
+        results.append({"preset": preset, **result, "measurements": [asdict(m) for m in result["measurements"]]})
     if options.output:
         text = json.dumps({**versions(device), "results": results}, indent=1) + "\n"
         write_whole(options.output, text.encode())
@@ -125,90 +123,147 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", nargs="+", choices=sorted(PRESETS), default=["mvtec-ad", "compact-b0", "compact"])
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="repetitions (default: %(default)s)")
-    parser.add_argument("--no-training", action="store_true", help="leave out the steps of training, the longest")
+    parser.add_argument(
+        "--no-training", action="store_false", dest="training", help="leave out the steps of training, the longest"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all repetitions as JSON")
     return parser
 
 
-def measure(config: ASTDetectorConfig, watch: Stopwatch, *, training: bool = True) -> dict[str, Any]:
-    """Measures one configuration with random weights; what is not a time is returned."""
-    torch.manual_seed(0)
-    model = ASTDetector(config).to(watch.device)
-    plain = reference.ReferenceDetector(model)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "part.png"
-        Image.fromarray(draw_part("carpet", 0).rgb).save(path)
-        with torch.inference_mode():
-            inference(model, plain, path, watch)
-        loading(model, Path(folder) / "model", watch)
-    if training:
-        training_steps(model, plain, watch)
-    evaluation(watch)
-    cuda = watch.device.type == "cuda"
+def measure(config: ASTDetectorConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """Measures one configuration with random weights.
+
+    The reference runs in a process of its own, in which the C library deals with memory as it does by default.
+    """
+    device = default_device(options.device)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Image.fromarray(draw_part("carpet", 0).rgb).save(folder / "part.png")
+        ours = our_steps(config, folder, device, training=options.training)
+        with Reference(config, folder, device) as reference:
+            measurements = []
+            for step, (run, count) in ours.items():
+                contenders = {OURS: functools.partial(stopwatch, run, device)}
+                if step in reference.steps:
+                    contenders[REFERENCE] = functools.partial(reference.seconds, step)
+                seconds = race(contenders, options.rounds)
+                measurements.append(Measurement(step, count, seconds[OURS], seconds.get(REFERENCE, [])))
+    cuda = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"reference_trunk": plain.trunk_name, "peak_memory_bytes": peak}
+    return {"reference_trunk": reference.trunk_name, "peak_memory_bytes": peak, "measurements": measurements}
 
 
-def inference(model: ASTDetector, plain: reference.ReferenceDetector, path: Path, watch: Stopwatch) -> None:
-    """Every stage from a file to its map, and the whole way for one picture and for a batch."""
-    size, device, backbone = model.config.image_size, watch.device, model.backbone
+def our_steps(config: ASTDetectorConfig, folder: Path, device: torch.device, *, training: bool) -> Steps:
+    """Every stage from a file to its map, the whole way for one picture and for a batch, loading, and training."""
+    torch.manual_seed(0)
+    model, path = ASTDetector(config).to(device), folder / "part.png"
+    backbone = model.backbone
     assert backbone is not None
+    model.save_pretrained(folder / "model")
     picture = read_image(path)
-    pixels = to_pixel_values(picture, size)[None].to(device)
-    features = backbone(pixels).contiguous()
-    z, guess = model.teach(features)[0], model.study(features)
-    anomaly_map = distance_map(z, guess)
-    shape = (picture.height, picture.width)
-    watch("read the picture", lambda: read_image(path))
-    watch("resize and normalise", lambda: to_pixel_values(picture, size))
-    watch("trunk", lambda: backbone(pixels), lambda: plain.features(pixels))
-    watch("teacher", lambda: model.teach(features), lambda: plain.model.teach(features))
-    watch("student", lambda: model.study(features), lambda: plain.model.study(features))
-    watch("anomaly map, at the picture's size", lambda: upsample_map(distance_map(z, guess).cpu(), shape))
-    watch("copy back", lambda: anomaly_map.cpu())
-    watch("one picture, file to map", lambda: model.predict(path), lambda: plain.predict([path]))
-    files = [path] * _BATCH
-    watch(
-        f"a picture of {_BATCH}, file to map",
-        lambda: list(predict_parts(model, [Part(file) for file in files], batch_size=_BATCH)),
-        lambda: plain.predict(files),
-        count=_BATCH,
-    )
+    pixels = to_pixel_values(picture, config.image_size)[None].to(device)
+    with torch.inference_mode():
+        features = backbone(pixels).contiguous()
+        z, guess = model.teach(features)[0], model.study(features)
+        anomaly_map = distance_map(z, guess)
+    parts, shape = [Part(path)] * _BATCH, (picture.height, picture.width)
+    steps: Steps = {
+        "read the picture": (lambda: read_image(path), 1),
+        "resize and normalise": (lambda: to_pixel_values(picture, config.image_size), 1),
+        TRUNK: (lambda: backbone(pixels), 1),
+        TEACHER: (lambda: model.teach(features), 1),
+        STUDENT: (lambda: model.study(features), 1),
+        "anomaly map, at the picture's size": (lambda: upsample_map(distance_map(z, guess).cpu(), shape), 1),
+        "copy back": (lambda: anomaly_map.cpu(), 1),
+        ONE: (lambda: model.predict(path), 1),
+        MANY: (lambda: list(predict_parts(model, parts, batch_size=_BATCH)), _BATCH),
+        "load the detector": (lambda: ASTDetector.from_pretrained(folder / "model", device=device), 1),
+    }
+    steps = {name: (torch.inference_mode()(run), count) for name, (run, count) in steps.items()}
+    if training:
+        inputs = training_inputs(model)
+        steps[TRAINING] = (lambda: fit(model, PreparedParts(inputs, None), _RECIPE), _STEPS)
+    scan, maps, masks = scan_with_holes(), *maps_and_masks()
+    steps[HOLES] = (lambda: fill_holes(scan, 3), 1)
+    steps["AU-PRO of a picture, 512 x 512"] = (lambda: au_pro(maps, masks), len(maps))
+    return steps
 
 
-def loading(model: ASTDetector, folder: Path, watch: Stopwatch) -> None:
-    """From a folder to a detector on the device."""
-    model.save_pretrained(folder)
-    watch("load the detector", lambda: ASTDetector.from_pretrained(folder, device=watch.device))
+def reference_steps(config: ASTDetectorConfig, folder: Path, device: torch.device) -> tuple[str, Steps]:
+    """What the reference does otherwise, by the same names, and the name of its trunk."""
+    torch.manual_seed(0)
+    plain, path = reference.ReferenceDetector(ASTDetector(config).to(device)), folder / "part.png"
+    pixels = to_pixel_values(read_image(path), config.image_size)[None].to(device)
+    with torch.inference_mode():
+        features = plain.features(pixels)
+    inputs, scan = training_inputs(plain.model), scan_with_holes()
 
-
-def training_steps(model: ASTDetector, plain: reference.ReferenceDetector, watch: Stopwatch) -> None:
-    """A step of the teacher with one of the student, of two epochs of two batches."""
-    recipe, epochs = TrainingRecipe(epochs=2), 2
-    inputs = torch.randn(2 * recipe.batch_size, model.config.input_channels, *model.map_size, device=watch.device)
-    parts, steps = PreparedParts(inputs, None), 2 * epochs
-
-    def reference_steps() -> None:
+    def train() -> None:
         for network, step in ((plain.model.teacher, plain.teacher_step), (plain.model.student, plain.student_step)):
-            optimizer = plain.optimizer(network, recipe)
-            for _ in range(epochs):
-                for batch in inputs.split(recipe.batch_size):
+            optimizer = plain.optimizer(network, _RECIPE)
+            for _ in range(_RECIPE.epochs):
+                for batch in inputs.split(_RECIPE.batch_size):
                     step(batch, optimizer)
 
-    name = f"training step, teacher and student, {recipe.batch_size} pictures"
-    watch(name, lambda: fit(model, parts, recipe), reference_steps, count=steps)
+    steps: Steps = {
+        TRUNK: (lambda: plain.features(pixels), 1),
+        TEACHER: (lambda: plain.model.teach(features), 1),
+        STUDENT: (lambda: plain.model.study(features), 1),
+        ONE: (lambda: plain.predict([path]), 1),
+        MANY: (lambda: plain.predict([path] * _BATCH), _BATCH),
+    }
+    steps = {name: (torch.inference_mode()(run), count) for name, (run, count) in steps.items()}
+    steps |= {TRAINING: (train, _STEPS), HOLES: (lambda: reference.fill_holes(scan, 3), 1)}
+    return plain.trunk_name, steps
 
 
-def evaluation(watch: Stopwatch) -> None:
-    """What the benchmark does besides: holes of a point cloud, and the area under the PRO curve."""
+class Reference:
+    """The reference's steps in a process of their own; a context manager that ends it."""
+
+    def __init__(self, config: ASTDetectorConfig, folder: Path, device: torch.device) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, config, folder, device), daemon=True)
+
+    def __enter__(self) -> Reference:
+        self._process.start()
+        self.trunk_name, self.steps = self._connection.recv()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def seconds(self, step: str) -> float:
+        """Runs a step there and gives the seconds it took."""
+        self._connection.send(step)
+        return self._connection.recv()
+
+
+def _serve(connection: Connection, config: ASTDetectorConfig, folder: Path, device: torch.device) -> None:
+    trunk_name, steps = reference_steps(config, folder, device)
+    connection.send((trunk_name, list(steps)))
+    while True:
+        connection.send(stopwatch(steps[connection.recv()][0], device))
+
+
+def training_inputs(model: ASTDetector) -> Tensor:
+    """Random features of two batches."""
+    return torch.randn(2 * _RECIPE.batch_size, model.config.input_channels, *model.map_size, device=model.device)
+
+
+def scan_with_holes() -> np.ndarray:
+    """Heights of 800 x 800 points, 15 % of them not measured."""
     rng = np.random.default_rng(0)
-    scan = rng.uniform(0.5, 0.6, (800, 800)).astype(np.float32) * (rng.random((800, 800)) > 0.15)
-    watch("fill the holes of a scan, 800 x 800", lambda: fill_holes(scan, 3), lambda: reference.fill_holes(scan, 3))
-    masks = [np.zeros((512, 512), bool) for _ in range(20)]
+    return rng.uniform(0.5, 0.6, (800, 800)).astype(np.float32) * (rng.random((800, 800)) > 0.15)
+
+
+def maps_and_masks() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Noise and defects of 20 pictures."""
+    rng, masks = np.random.default_rng(0), [np.zeros((512, 512), bool) for _ in range(20)]
     for mask in masks:
         mask[100:140, 200:260] = mask[300:330, 40:50] = True
-    maps = [rng.random((512, 512), dtype=np.float32) + mask for mask in masks]
-    watch("AU-PRO of a picture, 512 x 512", lambda: au_pro(maps, masks), count=len(maps))
+    return [rng.random((512, 512), dtype=np.float32) + mask for mask in masks], masks
 
 
 def table(title: str, measurements: Sequence[Measurement]) -> Table:
