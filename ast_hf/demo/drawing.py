@@ -28,12 +28,12 @@ def verdict(prediction: Prediction, calibration: Calibration) -> str:
     assert prediction.threshold is not None
     ratio = prediction.score / prediction.threshold
     kind, icon, title = ("defect", _CROSS, "Defect") if prediction.is_anomalous else ("good", _TICK, "No defect found")
-    among = _among_good(prediction.score, calibration)
+    times, among = f"{ratio:.{0 if ratio >= 100 else 2}f}", _among_good(prediction.score, calibration)
     label = f"Score {prediction.score:.4g}, threshold {prediction.threshold:.4g}. {among}"
     return f"""<div class="ast-{kind}" role="status">
 <div class="ast-verdict"><svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2"
  stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{icon}</svg>
-<div><strong>{title}</strong><span>The score is {ratio:.2f} times the threshold. {escape(among)}</span></div></div>
+<div><strong>{title}</strong><span>The score is {times} times the threshold. {escape(among)}</span></div></div>
 <figure class="ast-chart" role="img" aria-label="{escape(label)}">{_bars(calibration, prediction.threshold)}
 <div class="ast-track"><div class="ast-fill" style="width:{position(ratio):.1%}"></div>
 <div class="ast-limit" style="left:50%"></div><div class="ast-mark" style="left:{position(ratio):.1%}"></div></div>
