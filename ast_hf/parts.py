@@ -142,6 +142,10 @@ def _height_picture(points: np.ndarray) -> Image.Image:
 
 def ahead(function: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int = 2) -> Iterator[_Result]:
     """`map` with the next few results computed in threads meanwhile; decoding pictures leaves the GIL alone."""
+    # For one there is no meanwhile, and in a new thread torch starts threads of its own.
+    if isinstance(items, Sequence) and len(items) == 1:
+        yield function(items[0])
+        return
     with ThreadPoolExecutor(workers) as executor:
         waiting: deque[Future[_Result]] = deque()
         source = iter(items)
