@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from ast_hf import tiny
 from ast_hf.errors import ConfigError
 
 CONFIG_VERSION = 1
@@ -209,7 +210,7 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "mvtec-3d-ad-depth": ({**_MVTEC_3D, "modality": "depth", "image_score": "max"}, {"epochs": 72}),
     # Made for CPUs, with a backbone that needs no download.
     "compact": (
-        {**_COMPACT, "backbone": "ast-tiny", "backbone_layer": "head", "feature_channels": 64},
+        {**_COMPACT, "backbone": tiny.NAME, "backbone_layer": "head", "feature_channels": tiny.CHANNELS},
         {"epochs": 12},
     ),
     "compact-b0": (

@@ -18,7 +18,7 @@ from ast_hf.flow import build_teacher
 from ast_hf.model import ASTDetector
 
 AST = "AST"
-_RANDOM_TRUNK = "random trunk"
+_RANDOM_TRUNK, _RAW_PATCHES = "random trunk", "raw patches"
 _SYMMETRIC = {"symmetric student": 1, "symmetric student, 8 blocks": 2}
 
 # name -> the fields of the configuration that differ from AST's.
@@ -30,7 +30,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     **{f"{n} residual block{'s' * (n > 1)}": {"student_blocks": n} for n in (1, 2, 8, 12)},
     # What the trunk's training is worth: its own weights before it, and no trunk at all.
     _RANDOM_TRUNK: {},
-    "raw patches": {
+    _RAW_PATCHES: {
         "backbone": "raw_patches", "backbone_layer": "patches", "backbone_padding": None, "feature_channels": 192,
     },
 }  # fmt: skip
@@ -38,30 +38,29 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 def variants_of(modality: str) -> list[str]:
     """The variants that mean something for a modality: without depth no mask, and without a picture no trunk."""
-    without = {"rgb": {"no mask"}, "depth": {_RANDOM_TRUNK, "raw patches"}}.get(modality, set())
+    without = {"rgb": {"no mask"}, "depth": {_RANDOM_TRUNK, _RAW_PATCHES}}.get(modality, set())
     return [name for name in VARIANTS if name not in without]
 
 
 def is_model_of_its_own(variant: str) -> bool:
-    """Whether no configuration describes the variant, so that no checkpoint is written."""
-    return variant in (*_SYMMETRIC, _RANDOM_TRUNK, "raw patches")
+    """Whether the library alone cannot build the variant from its configuration, so that no checkpoint is written."""
+    return variant in (*_SYMMETRIC, _RANDOM_TRUNK, _RAW_PATCHES)
 
 
 def change_model(model: ASTDetector, variant: str, seed: int) -> None:
     """Gives `model` the untrained student, or the random trunk, of a variant, in place; nothing for the others."""
-    if variant == _RANDOM_TRUNK:
-        config = model.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model.backbone = FeatureExtractor(
+    config = model.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if variant == _RANDOM_TRUNK:
+            trunk = FeatureExtractor(
                 config.backbone, config.backbone_layer, padding=config.backbone_padding, weights=None
-            ).to(model.device)
-    if variant in _SYMMETRIC:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            student = SymmetricStudent(model.config, model.map_size, repeats=_SYMMETRIC[variant])
-        # The detector's student is typed by what the configuration describes; all that is asked of it is forward.
-        model.add_module("student", student.to(model.device).eval())
+            )
+            model.backbone = trunk.to(model.device)
+        elif variant in _SYMMETRIC:
+            student = SymmetricStudent(config, model.map_size, repeats=_SYMMETRIC[variant])
+            # The detector's student is typed by what the configuration describes; all that is asked of it is forward.
+            model.add_module("student", student.to(model.device).eval())
 
 
 class SymmetricStudent(nn.Module):

@@ -9,7 +9,6 @@ import argparse
 import io
 import json
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from ast_hf.features import PreparedParts
 from ast_hf.memory import keep_freed_memory
 from ast_hf.model import ASTDetector, default_device
 from ast_hf.training import fit
-from benchmark.speed import describe, versions
+from benchmark.speed import describe, peak_memory, versions
 
 PICTURES, EPOCHS, SIZES = (50, 100, 200, 400, 800, 1600), (1, 2, 4, 8), (256, 384, 512, 768)
 _FEW = 100  # pictures, where something else grows
@@ -86,9 +85,7 @@ def measure(preset: str, device: str | None, pictures: int, epochs: int, size: i
     started = time.monotonic()
     fit(model, PreparedParts(inputs, None), recipe)
     seconds = time.monotonic() - started  # the loss of the last epoch was fetched: a GPU has ended too
-    cuda = model.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Point(pictures, epochs, size, seconds, peak)
+    return Point(pictures, epochs, size, seconds, peak_memory(model.device))
 
 
 def figure(points: Sequence[Point], size: int, title: str) -> Figure:

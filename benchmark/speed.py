@@ -90,6 +90,13 @@ def stopwatch(run: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had so far; on a GPU, of what tensors took there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def race(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Lets contenders, which give their own seconds, take turns; the first round does not count.
 
@@ -152,9 +159,8 @@ def measure(config: ASTDetectorConfig, options: argparse.Namespace) -> dict[str,
                     contenders[REFERENCE] = functools.partial(reference.seconds, step)
                 seconds = race(contenders, options.rounds)
                 measurements.append(Measurement(step, count, seconds[OURS], seconds.get(REFERENCE, [])))
-    cuda = device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"reference_trunk": reference.trunk_name, "peak_memory_bytes": peak, "measurements": measurements}
+    facts = {"reference_trunk": reference.trunk_name, "peak_memory_bytes": peak_memory(device)}
+    return {**facts, "measurements": measurements}
 
 
 def our_steps(config: ASTDetectorConfig, folder: Path, device: torch.device, *, training: bool) -> Steps:

@@ -99,6 +99,7 @@ def test_end_process_of_one_that_has_ended() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     end_process(process)
+    assert process.returncode == 0  # its own, not that of a signal
 
 
 def test_slurm_by_its_local_executor(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_progress_is_written_at_changes_and_not_too_often(tmp_path: Path, monkey
 
 def test_progress_on_a_full_disk_does_not_stop_the_job(tmp_path: Path) -> None:
     ProgressFile(tmp_path / "not there")("teacher", 1, 2)
+    assert not list(tmp_path.iterdir())
 
 
 def hanging_worker(*options: str) -> subprocess.Popen[bytes]:
