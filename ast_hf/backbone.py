@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ast_hf import tiny
 from ast_hf.errors import CheckpointError, ConfigError
-from ast_hf.folding import fold_batch_norm
+from ast_hf.folding import fast_copy
 
 PRETRAINED = "pretrained"
 
@@ -52,9 +51,9 @@ class FeatureExtractor(nn.Module):
         if padding is not None:
             _fix_padding(self.trunk, padding)
         self.requires_grad_(False)
-        # What computes: `trunk` with its batch norms folded, made when first needed. In a tuple, so that it is no
-        # submodule and stays out of checkpoints.
-        self._folded: tuple[nn.Module, ...] = ()
+        # What computes, by type of its weights: copies of `trunk`, made when first needed. In a dict, so that they are
+        # no submodules and stay out of checkpoints.
+        self._fast: dict[torch.dtype, nn.Module] = {}
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
 
@@ -65,22 +64,21 @@ class FeatureExtractor(nn.Module):
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Maps pictures (B, 3, H, W), ImageNet-normalised, to float32 features (B, C, h, w)."""
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        trunk = self._fast_trunk()  # folded and compared outside of autocast, whose rounding would look like a fault
-        with fast_autocast(pixel_values.device):
-            return trunk(pixel_values).float()
+        device = pixel_values.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self._dtype()
+        if dtype not in self._fast:
+            self._fast[dtype] = fast_copy(self.trunk, dtype)
+        return self._fast[dtype](pixel_values.contiguous(memory_format=torch.channels_last)).float()
 
-    def _fast_trunk(self) -> nn.Module:
-        if not self._folded:
-            self._folded = (fold_batch_norm(self.trunk),)
-        return self._folded[0]
+    def _dtype(self) -> torch.dtype:
+        return next(self.trunk.parameters()).dtype
 
     def _apply(self, *args: Any, **kwargs: Any) -> FeatureExtractor:
-        self._folded = ()  # the weights move to another device or type
+        self._fast = {}  # the weights move to another device or type
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._folded = ()
+        self._fast = {}
         super()._load_from_state_dict(*args, **kwargs)
 
     def output_shape(self, size: int) -> tuple[int, int, int]:
@@ -98,18 +96,6 @@ class FeatureExtractor(nn.Module):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return sha.hexdigest()
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 convolutions are faster than fp32 ones there: CUDA since Ampere, CPUs with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def fast_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bf16 autocast where it is faster, otherwise nothing."""
-    return torch.autocast(device.type, torch.bfloat16) if has_fast_bf16(device) else contextlib.nullcontext()
 
 
 def cut(network: nn.Module, layer: str) -> nn.Sequential:

@@ -8,9 +8,10 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from ast_hf import tiny
+from ast_hf.arithmetic import Precision
 from ast_hf.errors import ConfigError
 
 CONFIG_VERSION = 1
@@ -45,7 +46,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "modality": ("rgb", "depth", "rgb+depth"),
     "feature_normalization": ("none", "channel"),
     "image_score": ("mean", "max"),
-    "precision": ("fp32", "bf16"),
+    "precision": get_args(Precision),
 }
 
 
@@ -167,8 +168,9 @@ class TrainingRecipe:
     weight_decay: float = 1e-5
     # Part of the good images kept out of training for the threshold (never fewer than 8); 0 calibrates nothing.
     calibration_fraction: float = 0.1
-    # Arithmetic of the training convolutions; the flow's exponentials and log-determinants are always fp32.
-    precision: Literal["fp32", "bf16"] = "fp32"
+    # Arithmetic of the convolutions while features are made and networks trained: "auto" is bf16 where the machine is
+    # faster at it, "fp32" is exact; the flow's exponentials and log-determinants are always fp32.
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         _check_fields(self)

@@ -85,7 +85,7 @@ class _Graph(nn.Module):
     def __init__(self, model: ASTDetector) -> None:
         super().__init__()
         self.detector = copy.deepcopy(model).float().cpu().eval()
-        # Without the extractor around the trunk, whose precision depends on the machine.
+        self.detector.precision = "fp32"
         self.trunk = None if self.detector.backbone is None else fold_batch_norm(self.detector.backbone.trunk)
         self.detector.backbone = None
 

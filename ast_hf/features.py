@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ast_hf.backbone import has_fast_bf16
+from ast_hf.arithmetic import computes_in_bf16
 from ast_hf.checkpoint import write_whole
 from ast_hf.hub import home
 from ast_hf.images import ImageSource, read_image
 from ast_hf.model import ASTDetector
-from ast_hf.parts import Part, ReadPart, ahead, read_part, stack
+from ast_hf.parts import Part, ReadPart, ahead, pixel_values, read_part, stack
 
 _Item = TypeVar("_Item")
 _LOG = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class FeatureCache:
         if model.backbone is None:
             raise ValueError("A detector without a backbone has no features to keep.")
         config = model.config
-        arithmetic = "bf16" if has_fast_bf16(model.device) else "fp32"
+        arithmetic = "bf16" if computes_in_bf16(model.device, model.precision) else "fp32"
         settings = (config.backbone_layer, config.image_size, config.backbone_padding, arithmetic)
         self.settings = f"{model.backbone.digest()} {settings}".encode()
         self.folder = folder
@@ -148,10 +148,8 @@ def _features(model: ASTDetector, batch: Sequence[_Entry], cache: FeatureCache |
     if len(found) == len(batch):
         return torch.stack(found).to(model.device)
     reads = [entry.read or read_part(model.config, entry.part) for entry in batch]
-    pixel_values = stack([read.pixel_values for read in reads], model.device)
-    assert pixel_values is not None
     # The trunk may give channels_last, and convolutions round differently on that than on what comes from the cache.
-    computed = model.backbone(pixel_values).contiguous()
+    computed = model.features(pixel_values(reads, model.device)).contiguous()
     for entry, features in zip(batch, computed, strict=True):
         if cache is not None and entry.features is None and entry.part.image is not None:
             cache.put(entry.part.image, features)

@@ -1,12 +1,16 @@
-"""Batch norm folded into the convolutions before it: a frozen trunk runs a fifth faster on a CPU."""
+"""A frozen trunk rewritten so that it computes the same in less time."""
 
 from __future__ import annotations
 
 import copy
 
 import torch
+import torch.nn.functional as F
+from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from ast_hf.arithmetic import arithmetic
 
 
 @torch.no_grad()
@@ -20,7 +24,30 @@ def fold_batch_norm(trunk: nn.Module) -> nn.Module:
     _fold_children(folded)
     weight = next(trunk.parameters())
     example = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(weight)
-    return folded if _close(folded(example), trunk(example)) else trunk
+    # Outside of autocast and TF32, whose rounding would look like a fault.
+    with torch.autocast(weight.device.type, enabled=False), arithmetic(weight.device, "fp32"):
+        return folded if _close(folded(example), trunk(example)) else trunk
+
+
+def fast_copy(trunk: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`fold_batch_norm`, with squeezes that a CPU is quick at and weights of the type that convolutions compute in."""
+    fast = fold_batch_norm(trunk)
+    if fast is trunk:
+        return trunk
+    for module in fast.modules():
+        if type(module) is SqueezeExcite:
+            module.__class__ = _PooledSqueezeExcite
+        if isinstance(module, nn.Conv2d):  # autocast would cast them at every call
+            module.to(dtype)
+    return fast
+
+
+class _PooledSqueezeExcite(SqueezeExcite):
+    """timm's squeeze and excitation, with a mean that on a CPU takes a fifth of the time in channels_last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = F.avg_pool2d(x, x.shape[2:]) if x.device.type == "cpu" else x.mean((2, 3), keepdim=True)
+        return x * self.gate(self.conv_expand(self.act1(self.conv_reduce(mean))))
 
 
 def _fold_children(module: nn.Module) -> None:

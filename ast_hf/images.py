@@ -112,16 +112,21 @@ def to_pixel_values(image: Image.Image, size: int) -> Tensor:
     Returns:
         float32 (3, size, size), normalised with ImageNet's mean and deviation.
     """
+    return normalize(to_square(image, size))
+
+
+def to_square(image: Image.Image, size: int) -> Tensor:
+    """The first half of `to_pixel_values`: pixels uint8 (3, size, size), a quarter of the bytes."""
     if image.mode != "RGB":
         raise ValueError(f"The picture has mode {image.mode}, not RGB: read it with read_image.")
     resized = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
-    return normalize(torch.from_numpy(resized).permute(2, 0, 1).contiguous())
+    return torch.from_numpy(resized).permute(2, 0, 1).contiguous()
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """RGB pixels uint8 (..., 3, H, W) in float32, normalised with ImageNet's mean and deviation."""
+    """The second half: RGB pixels uint8 (..., 3, H, W) in float32, normalised with ImageNet's mean and deviation."""
     mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return pixels.float().div(255).sub(mean).div(std)
+    return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 def upsample_map(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:

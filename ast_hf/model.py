@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ast_hf import checkpoint
+from ast_hf.arithmetic import Precision, arithmetic
 from ast_hf.backbone import PRETRAINED, FeatureExtractor
 from ast_hf.calibration import Calibration
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.depth import foreground_on_map
 from ast_hf.errors import ASTError, CheckpointError, ConfigError
 from ast_hf.flow import build_teacher, positional_encoding
+from ast_hf.graphs import Recordings
 from ast_hf.hub import HubMixin, find_backbone
 from ast_hf.prediction import predict_all
 from ast_hf.scoring import distance_map, image_score
@@ -48,6 +52,7 @@ class ASTDetector(HubMixin, nn.Module):
         student: The `Student`.
         calibration: Threshold and p-value from held-out good parts, or None.
         metrics: What was measured with this detector, for its model card (`card.write_card`), or None.
+        precision: Arithmetic of the convolutions (`arithmetic.Precision`); no part of a checkpoint.
 
     Raises:
         ConfigError: Backbone and configuration do not fit together.
@@ -62,6 +67,8 @@ class ASTDetector(HubMixin, nn.Module):
         self.config = config
         self.calibration: Calibration | None = None
         self.metrics: dict[str, Any] | None = None
+        self.precision: Precision = "auto"
+        self._recordings = Recordings()
         self.backbone = _backbone(config, backbone_weights) if config.uses_rgb else None
         self.map_size = _map_size(config, self.backbone)
         position = torch.empty(config.position_channels, *self.map_size)
@@ -92,6 +99,15 @@ class ASTDetector(HubMixin, nn.Module):
         """Where the networks are."""
         return self.position.device
 
+    @contextmanager
+    def computing_in(self, precision: Precision) -> Iterator[None]:
+        """A context in which this detector has another `precision`."""
+        before, self.precision = self.precision, precision
+        try:
+            yield
+        finally:
+            self.precision = before
+
     def forward(
         self, pixel_values: Tensor | None = None, depth: Tensor | None = None, foreground: Tensor | None = None
     ) -> ASTOutput:
@@ -110,11 +126,14 @@ class ASTDetector(HubMixin, nn.Module):
 
     def inputs(self, pixel_values: Tensor | None = None, depth: Tensor | None = None) -> Tensor:
         """What teacher and student see before standardisation, (B, C, h, w): features, then the height map."""
-        features = None
-        if self.backbone is not None:
-            size = self.config.image_size
-            features = self.backbone(_checked("pixel_values", pixel_values, (3, size, size)))
-        return self.join(features, depth)
+        return self.join(None if self.backbone is None else self.features(pixel_values), depth)
+
+    def features(self, pixel_values: Tensor | None) -> Tensor:
+        """The backbone's features (B, F, h, w) of pictures (B, 3, image_size, image_size)."""
+        assert self.backbone is not None, "a detector of depth alone has no backbone"
+        size = self.config.image_size
+        with arithmetic(self.device, self.precision):
+            return self.backbone(_checked("pixel_values", pixel_values, (3, size, size)))
 
     def join(self, features: Tensor | None, depth: Tensor | None) -> Tensor:
         """Image features (B, F, h, w), where pictures go in, then the unshuffled height map: (B, C, h, w)."""
@@ -145,11 +164,13 @@ class ASTDetector(HubMixin, nn.Module):
         """The teacher's z (B, C, h, w) and log_jac (B, h, w) for standardised inputs (B, C, h, w)."""
         # Not len() here and below: an export would take it for a constant, and the batch size is none.
         condition = self.condition(inputs.shape[0])
-        return self.teacher(inputs, c=None if condition is None else [condition])
+        with arithmetic(self.device, self.precision):
+            return self.teacher(inputs, c=None if condition is None else [condition])
 
     def study(self, inputs: Tensor) -> Tensor:
         """The student's guess at z (B, C, h, w) for standardised inputs (B, C, h, w)."""
-        return self.student(inputs, self.condition(inputs.shape[0]))
+        with arithmetic(self.device, self.precision):
+            return self.student(inputs, self.condition(inputs.shape[0]))
 
     def compare(self, inputs: Tensor, foreground: Tensor | None = None) -> ASTOutput:
         """Scores inputs (B, C, h, w) from `inputs()`, masked by foreground (B, 1, h, w) in [0, 1]."""
@@ -159,6 +180,24 @@ class ASTDetector(HubMixin, nn.Module):
         anomaly_map = distance_map(teacher_z, student_z, foreground)
         score = image_score(anomaly_map, self.config.image_score)
         return ASTOutput(anomaly_map, score, teacher_z, student_z, log_jac, foreground)
+
+    def maps_and_scores(
+        self, pixel_values: Tensor | None = None, depth: Tensor | None = None, foreground: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` gives as anomaly_map (B, h, w) and score (B,), on a GPU by replaying recorded kernels."""
+        given = {"pixel_values": pixel_values, "depth": depth, "foreground": foreground}
+        inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
+
+        def compute(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+            output = self(**dict(zip(inputs, tensors, strict=True)))
+            return output.anomaly_map, output.score
+
+        tensors = tuple(inputs.values())
+        if self.device.type != "cuda":
+            return compute(*tensors)
+        state = (*self.parameters(), *self.buffers())
+        anomaly_map, score = self._recordings.run(compute, tensors, state, (self.precision, self.training, *inputs))
+        return anomaly_map, score
 
     def predict(self, image: Any = None, points: Any = None, *, batch_size: int = 8) -> Any:
         """Scores pictures (and organised point clouds) as they come: a `Prediction`, or a list of them for a list.
@@ -214,7 +253,7 @@ class ASTDetector(HubMixin, nn.Module):
         model.metrics = saved.metrics
         if saved.calibration is not None:
             model.calibration = Calibration.from_dict(saved.calibration)
-        return model.to(default_device(device)).eval()
+        return placed(model, device).eval()
 
     @classmethod
     def _without_memory(cls, config: ASTDetectorConfig) -> ASTDetector:
@@ -232,6 +271,13 @@ class ASTDetector(HubMixin, nn.Module):
 def default_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, or CUDA where there is one, else the CPU."""
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def placed(model: ASTDetector, device: str | torch.device | None = None) -> ASTDetector:
+    """The detector on a device, with weights in the memory layout that its convolutions are fastest at."""
+    model = model.to(default_device(device))
+    # On CPUs teacher and student are slower in channels_last; the backbone has it everywhere.
+    return model.to(memory_format=torch.channels_last) if model.device.type == "cuda" else model  # type: ignore[call-overload]
 
 
 def _backbone(config: ASTDetectorConfig, weights: str | Path | None) -> FeatureExtractor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.depth import DepthProcessor
 from ast_hf.errors import ImageReadError
-from ast_hf.images import ImageSource, find_images, read_image, read_scan, to_pixel_values
+from ast_hf.images import ImageSource, find_images, normalize, read_image, read_scan, to_square
 from ast_hf.reading import ImageFile, source_name
 
 _Item = TypeVar("_Item")
@@ -43,10 +43,10 @@ class Part:
 
 @dataclass(frozen=True)
 class ReadPart:
-    """A part read: tensors for `ASTDetector.forward`, without the batch dimension, and the picture to draw on."""
+    """A part read: what `ASTDetector.forward` takes, but for the batch and ImageNet's mean, and the picture itself."""
 
     picture: Image.Image
-    pixel_values: Tensor | None
+    pixels: Tensor | None  # uint8 (3, image_size, image_size)
     depth: Tensor | None
     foreground: Tensor | None
 
@@ -59,7 +59,7 @@ def read_part(config: ASTDetectorConfig, part: Part) -> ReadPart:
     """
     _check_modality(config, part)
     picture = None if part.image is None else read_image(part.image)
-    pixel_values = to_pixel_values(picture, config.image_size) if config.uses_rgb and picture is not None else None
+    pixels = to_square(picture, config.image_size) if config.uses_rgb and picture is not None else None
     depth = foreground = None
     if config.uses_depth and part.points is not None:
         points = read_scan(part.points)
@@ -69,7 +69,7 @@ def read_part(config: ASTDetectorConfig, part: Part) -> ReadPart:
         depth, foreground = DepthProcessor(config.depth_size)(points, source=source_name(part.points))
         picture = picture or _height_picture(points)
     assert picture is not None  # _check_modality has seen to it
-    return ReadPart(picture, pixel_values, depth, foreground)
+    return ReadPart(picture, pixels, depth, foreground)
 
 
 def as_parts(config: ASTDetectorConfig, images: Any, points: Iterable[Any] | None = None) -> list[Part]:
@@ -163,4 +163,14 @@ def ahead(function: Callable[[_Item], _Result], items: Iterable[_Item], *, worke
 def stack(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
     """A batch of them on the device, or None where they are None."""
     present = [tensor for tensor in tensors if tensor is not None]
-    return torch.stack(present).to(device, non_blocking=True) if present else None
+    if not present:
+        return None
+    batch = torch.stack(present)
+    # Only from pinned memory is a copy to a GPU made beside what that is computing.
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
+def pixel_values(parts: Sequence[ReadPart], device: torch.device) -> Tensor | None:
+    """The pictures of a batch as `ASTDetector.forward` takes them, or None where there are none."""
+    pixels = stack([part.pixels for part in parts], device)
+    return None if pixels is None else normalize(pixels)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ast_hf.errors import ImageReadError
 from ast_hf.images import upsample_map
-from ast_hf.parts import Part, ReadPart, ahead, read_part, stack
+from ast_hf.parts import Part, ReadPart, ahead, pixel_values, read_part, stack
 from ast_hf.visualize import Region, overlay, regions
 
 if TYPE_CHECKING:
     from ast_hf.calibration import Calibration
     from ast_hf.model import ASTDetector
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +110,23 @@ def try_predict_parts(
     model: ASTDetector, parts: Iterable[Part], *, batch_size: int = 8
 ) -> Iterator[Prediction | ImageReadError]:
     """As `predict_parts`, in the order of `parts`, with the error in place of a part that cannot be used."""
-    source = ahead(lambda part: _try_read(model, part), parts)
-    while batch := list(islice(source, batch_size)):
-        good = [entry for entry in batch if not isinstance(entry, ImageReadError)]
-        results = iter(_predict_batch(model, good) if good else ())
-        for entry in batch:
-            yield entry if isinstance(entry, ImageReadError) else next(results)
+    on_gpu = model.device.type == "cuda"
+    read = ahead(lambda part: _try_read(model, part), parts, workers=_readers() if on_gpu else 2)
+    batches = iter(lambda: list(islice(read, batch_size)), [])
+    started = (_Batch(model, batch) for batch in batches)
+    # A GPU computes a batch while the results of the one before are fetched and brought to the pictures' sizes.
+    for batch in one_behind(started) if on_gpu else started:
+        yield from batch.results()
+
+
+def one_behind(items: Iterable[_Item]) -> Iterator[_Item]:
+    """The same items, each when the next one has been made."""
+    source = iter(items)
+    for previous in islice(source, 1):
+        for item in source:
+            yield previous
+            previous = item
+        yield previous
 
 
 def _try_read(model: ASTDetector, part: Part) -> tuple[Part, ReadPart] | ImageReadError:
@@ -121,24 +136,39 @@ def _try_read(model: ASTDetector, part: Part) -> tuple[Part, ReadPart] | ImageRe
         return error
 
 
-@torch.inference_mode()
-def _predict_batch(model: ASTDetector, batch: Sequence[tuple[Part, ReadPart]]) -> list[Prediction]:
-    read = [entry for _, entry in batch]
-    output = model(
-        stack([r.pixel_values for r in read], model.device),
-        stack([r.depth for r in read], model.device),
-        stack([r.foreground for r in read], model.device),
-    )
-    scores, maps = output.score.tolist(), output.anomaly_map.cpu()
-    return [
-        _prediction(model, part.name, r.picture, score, anomaly_map)
-        for (part, r), score, anomaly_map in zip(batch, scores, maps, strict=True)
-    ]
+def _readers() -> int:
+    """Threads that keep up with a GPU; decoding a picture takes several times as long as computing its map there."""
+    return min(os.cpu_count() or 1, 16)
 
 
-def _prediction(
-    model: ASTDetector, name: str, picture: Image.Image, score: float, anomaly_map: torch.Tensor
-) -> Prediction:
+class _Batch:
+    """Parts under way: a GPU may still be computing when this has been made."""
+
+    @torch.inference_mode()
+    def __init__(self, model: ASTDetector, entries: Sequence[tuple[Part, ReadPart] | ImageReadError]) -> None:
+        self._model, self._entries = model, entries
+        read = [entry[1] for entry in entries if not isinstance(entry, ImageReadError)]
+        if read:
+            self._maps, self._scores = model.maps_and_scores(
+                pixel_values(read, model.device),
+                stack([part.depth for part in read], model.device),
+                stack([part.foreground for part in read], model.device),
+            )
+
+    def results(self) -> Iterator[Prediction | ImageReadError]:
+        """One entry after another, in their order."""
+        results: Iterator[tuple[float, Tensor]] = iter(())
+        if not all(isinstance(entry, ImageReadError) for entry in self._entries):
+            results = zip(self._scores.tolist(), self._maps.cpu(), strict=True)
+        for entry in self._entries:
+            if isinstance(entry, ImageReadError):
+                yield entry
+            else:
+                score, anomaly_map = next(results)
+                yield _prediction(self._model, entry[0].name, entry[1].picture, score, anomaly_map)
+
+
+def _prediction(model: ASTDetector, name: str, picture: Image.Image, score: float, anomaly_map: Tensor) -> Prediction:
     full = upsample_map(anomaly_map, (picture.height, picture.width)).numpy()
     prediction = Prediction(name, picture, full, score)
     return prediction if model.calibration is None else prediction.at_rate(model.calibration)

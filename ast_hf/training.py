@@ -16,7 +16,8 @@ from ast_hf.calibration import DEFAULT_FALSE_POSITIVE_RATE, Calibration, check_r
 from ast_hf.config import ASTDetectorConfig, TrainingRecipe
 from ast_hf.errors import ASTError, ConfigError
 from ast_hf.features import FeatureCache, PreparedParts, default_cache_folder, prepare
-from ast_hf.model import ASTDetector, default_device
+from ast_hf.graphs import Repeated
+from ast_hf.model import ASTDetector, placed
 from ast_hf.parts import as_parts
 from ast_hf.scoring import distance_map, nll_map
 
@@ -72,8 +73,9 @@ def train(
     check_rate(false_positive_rate)  # now, rather than after an hour of training
     parts = as_parts(config, good_images, points)
     fitted, held_out = hold_out(len(parts), recipe, seed)
-    model = build(config, seed, backbone_weights=backbone_weights).to(default_device(device))
-    with progress_bars() if progress is None else contextlib.nullcontext(progress) as report:
+    model = placed(build(config, seed, backbone_weights=backbone_weights), device)
+    bars = progress_bars() if progress is None else contextlib.nullcontext(progress)
+    with bars as report, model.computing_in(recipe.precision):
         cache = None
         if model.backbone is not None:
             cache = FeatureCache(Path(cache_folder or default_cache_folder()), model)
@@ -125,27 +127,51 @@ def fit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Trains teacher and then student of `model`, in place; the model is in eval mode afterwards.
+    """Trains teacher and then student of `model`, in place; the model is in eval mode afterwards."""
+    set_standardization(model, parts.inputs)
+    generator = torch.Generator().manual_seed(seed)
+    fit_teacher(model, parts, recipe, generator, progress)
+    fit_student(model, parts, recipe, generator, progress)
+
+
+def fit_teacher(
+    model: ASTDetector,
+    parts: PreparedParts,
+    recipe: TrainingRecipe,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> None:
+    """Trains the teacher of a standardised `model` in place; `generator` draws the order of the parts."""
+    inputs, mask = model.standardize(parts.inputs), parts.foreground
+
+    def loss(rows: Tensor) -> Tensor:
+        z, log_jac = model.teach(inputs[rows])
+        return nll_map(z, log_jac, None if mask is None else mask[rows]).mean()
+
+    with model.computing_in(recipe.precision):
+        _optimize(model.teacher, loss, len(parts), recipe, generator, "teacher", progress)
+
+
+def fit_student(
+    model: ASTDetector,
+    parts: PreparedParts,
+    recipe: TrainingRecipe,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> None:
+    """Trains the student of a `model` whose teacher is trained, in place.
 
     The frozen teacher's targets are computed once: it sees no batch statistics and no augmentation, so they are the
     same in every epoch.
     """
-    report = progress or (lambda *args, **kwargs: None)
-    set_standardization(model, parts.inputs)
     inputs, mask = model.standardize(parts.inputs), parts.foreground
-    generator = torch.Generator().manual_seed(seed)
 
-    def teacher_loss(rows: Tensor) -> Tensor:
-        z, log_jac = model.teach(inputs[rows])
-        return nll_map(z, log_jac, None if mask is None else mask[rows]).mean()
-
-    _optimize(model.teacher, teacher_loss, len(parts), recipe, generator, lambda *at: report("teacher", *at))
-    targets = teacher_targets(model, inputs)
-
-    def student_loss(rows: Tensor) -> Tensor:
+    def loss(rows: Tensor) -> Tensor:
         return distance_map(targets[rows], model.study(inputs[rows]), None if mask is None else mask[rows]).mean()
 
-    _optimize(model.student, student_loss, len(parts), recipe, generator, lambda *at: report("student", *at))
+    with model.computing_in(recipe.precision):
+        targets = teacher_targets(model, inputs)
+        _optimize(model.student, loss, len(parts), recipe, generator, "student", progress)
 
 
 @torch.no_grad()
@@ -186,31 +212,43 @@ def _optimize(
     count: int,
     recipe: TrainingRecipe,
     generator: torch.Generator,
-    on_epoch: Callable[[int, int, float], None],
+    stage: str,
+    progress: Progress | None,
 ) -> None:
     """Adam over shuffled batches of row numbers; the last incomplete batch of an epoch is dropped."""
     device = next(network.parameters()).device
     optimizer = torch.optim.Adam(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        network.parameters(),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+        capturable=device.type == "cuda",
     )
     batch_size = min(recipe.batch_size, count)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    # What a step reads and adds to stays where it is, so that it can be recorded.
+    rows, total = torch.zeros(batch_size, dtype=torch.long, device=device), torch.zeros((), device=device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(rows)
+        loss.backward()
+        optimizer.step()
+        total.add_(loss.detach())
+
+    run = Repeated(step, device)
     network.train()
     for epoch in range(recipe.epochs):
         order = torch.randperm(count, generator=generator).to(device)
         batches = order[: count - count % batch_size].split(batch_size)
-        total = torch.zeros((), device=device)
-        for rows in batches:
-            optimizer.zero_grad(set_to_none=True)
-            with autocast:
-                loss = loss_of(rows)
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()  # read once an epoch, so that a GPU never waits
-        mean = total.item() / len(batches)
+        for batch in batches:
+            rows.copy_(batch)
+            run()
+        mean = total.item() / len(batches)  # read once an epoch, so that a GPU never waits
+        total.zero_()
         if not math.isfinite(mean):
             raise TrainingError(f"The loss is {mean} in epoch {epoch + 1}: lower the learning rate or the clamp.")
-        on_epoch(epoch + 1, recipe.epochs, mean)
+        if progress is not None:
+            progress(stage, epoch + 1, recipe.epochs, mean)
     network.eval()
 
 

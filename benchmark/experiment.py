@@ -19,11 +19,12 @@ import timm
 import torch
 
 import ast_hf
+from ast_hf.arithmetic import computes_in_bf16
 from ast_hf.checkpoint import write_whole
 from ast_hf.config import ASTDetectorConfig, TrainingRecipe
 from ast_hf.features import FeatureCache, PreparedParts, default_cache_folder, prepare
 from ast_hf.hub import store_backbone
-from ast_hf.model import ASTDetector, default_device
+from ast_hf.model import ASTDetector, placed
 from ast_hf.parts import Part
 from ast_hf.scoring import image_score
 from ast_hf.training import Progress, build, calibrate, fit, hold_out, select
@@ -58,7 +59,8 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
     started = time.monotonic()
     config, recipe = ASTDetectorConfig.from_dict(job.config), TrainingRecipe.from_dict(job.recipe)
     category = load_category(job.dataset, job.category, job.data_root)
-    model = build(config, job.seed, backbone_weights=job.backbone_weights).to(default_device(device))
+    model = placed(build(config, job.seed, backbone_weights=job.backbone_weights), device)
+    model.precision = recipe.precision
     change_model(model, job.variant, job.seed)
     with shared_cache(job, model) as cache:
 
@@ -170,6 +172,7 @@ def receipt(model: ASTDetector, category: Category) -> dict[str, Any]:
         "timm": timm.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        "arithmetic": "bf16" if computes_in_bf16(device, model.precision) else "fp32",
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "backbone_sha256": None if model.backbone is None else model.backbone.digest(),
         "train_parts": len(category.train),

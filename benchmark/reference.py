@@ -35,6 +35,7 @@ class ReferenceDetector:
 
     def __init__(self, model: ASTDetector) -> None:
         self.model = copy.deepcopy(model)
+        self.model.precision = "fp32"
         self.trunk_name, self._trunk = _trunk(model)
         for module in self.model.modules():
             if isinstance(module, nn.Conv2d):

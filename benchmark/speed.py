@@ -47,6 +47,7 @@ from benchmark.synthetic import draw_part
 
 OURS, REFERENCE = "ours", "reference"
 _BATCH = 16  # pictures, for throughput; the paper trains with batches of 8
+_LONG = 2.0  # seconds
 _RECIPE = TrainingRecipe(epochs=2)
 _STEPS = 2 * _RECIPE.epochs  # of the teacher, and as many of the student
 TRUNK, TEACHER, STUDENT, ONE = "trunk", "teacher", "student", "one picture, file to map"
@@ -101,12 +102,14 @@ def race(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
     """Lets contenders, which give their own seconds, take turns; the first round does not count.
 
     At its turn a contender runs twice and the second counts: the first brings back what the other one drove out of
-    the caches, and wakes the threads.
+    the caches, and wakes the threads. One that takes seconds does not feel either, and runs once.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
-            _, taken = contender(), contender()
+            taken = contender()
+            if taken < _LONG:
+                taken = contender()
             if number:
                 seconds[name].append(taken)
     return seconds
@@ -167,20 +170,18 @@ def our_steps(config: ASTDetectorConfig, folder: Path, device: torch.device, *, 
     """Every stage from a file to its map, the whole way for one picture and for a batch, loading, and training."""
     torch.manual_seed(0)
     model, path = ASTDetector(config).to(device), folder / "part.png"
-    backbone = model.backbone
-    assert backbone is not None
     model.save_pretrained(folder / "model")
     picture = read_image(path)
     pixels = to_pixel_values(picture, config.image_size)[None].to(device)
     with torch.inference_mode():
-        features = backbone(pixels).contiguous()
+        features = model.features(pixels).contiguous()
         z, guess = model.teach(features)[0], model.study(features)
         anomaly_map = distance_map(z, guess)
     parts, shape = [Part(path)] * _BATCH, (picture.height, picture.width)
     steps: Steps = {
         "read the picture": (lambda: read_image(path), 1),
         "resize and normalise": (lambda: to_pixel_values(picture, config.image_size), 1),
-        TRUNK: (lambda: backbone(pixels), 1),
+        TRUNK: (lambda: model.features(pixels), 1),
         TEACHER: (lambda: model.teach(features), 1),
         STUDENT: (lambda: model.study(features), 1),
         "anomaly map, at the picture's size": (lambda: upsample_map(distance_map(z, guess).cpu(), shape), 1),
@@ -205,7 +206,7 @@ def reference_steps(config: ASTDetectorConfig, folder: Path, device: torch.devic
     plain, path = reference.ReferenceDetector(ASTDetector(config).to(device)), folder / "part.png"
     pixels = to_pixel_values(read_image(path), config.image_size)[None].to(device)
     with torch.inference_mode():
-        features = plain.features(pixels)
+        features = plain.features(pixels).contiguous()
     inputs, scan = training_inputs(plain.model), scan_with_holes()
 
     def train() -> None:

@@ -25,7 +25,7 @@ settings.load_profile("untimed")
 def isolation(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Keeps the user's checkpoints, Hub cache and token out of the tests, and all but `network` tests off the Hub."""
+    """Keeps the user's files and token and the machine's arithmetic out of tests, and all but `network` off the Hub."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("AST_HF_HOME", str(home / "ast_hf"))
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
@@ -33,9 +33,17 @@ def isolation(
     # huggingface_hub reads its variables once, when it is imported: the variables are for child processes.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home / "huggingface" / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(home / "huggingface" / "token"))
+    # Figures are exact, and the same on every machine; but for the tests that compare with another process.
+    if "machine_arithmetic" not in request.fixturenames:
+        monkeypatch.setattr("ast_hf.arithmetic.has_fast_bf16", lambda device: False)
     if request.node.get_closest_marker("network") is None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def machine_arithmetic() -> None:
+    """Leaves a test the arithmetic that the library chooses on this machine: bf16 where that is faster."""
 
 
 @pytest.fixture(scope="session")

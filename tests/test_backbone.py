@@ -96,7 +96,7 @@ def test_folded_trunk_follows_its_weights() -> None:
         state = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in extractor.state_dict().items()}
         extractor.load_state_dict(state)
         assert relative_error(extractor(x), extractor.trunk(x)) < 1e-5
-        assert not any(isinstance(module, nn.BatchNorm2d) for module in extractor._fast_trunk().modules())
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in extractor._fast[torch.float32].modules())
     extractor.double()
     assert relative_error(extractor.trunk(x.double()), extractor(x.double())) < 1e-5
     assert list(extractor.state_dict()) == names

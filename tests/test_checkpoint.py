@@ -45,7 +45,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
     save_file(tensors, path, metadata)
 
 
-def test_a_new_process_gives_the_same_bits(saved: Path, tmp_path: Path) -> None:
+def test_a_new_process_gives_the_same_bits(saved: Path, tmp_path: Path, machine_arithmetic: None) -> None:
     tiny.picture(1).save(tmp_path / "part.png")
     here = from_pretrained(saved, device="cpu").predict(tmp_path / "part.png")
     code = (

@@ -18,7 +18,7 @@ from ast_hf import ASTDetector, Prediction, export
 from ast_hf.calibration import Calibration
 from ast_hf.export import ExportError, export_onnx
 from ast_hf.images import upsample_map
-from ast_hf.parts import Part, read_part, stack
+from ast_hf.parts import Part, pixel_values, read_part, stack
 from tests import tiny
 
 onnx = pytest.importorskip("onnx")
@@ -38,12 +38,6 @@ SAME, SMALLER, LARGER, WIDE = (64, 64), (37, 53), (211, 149), (301, 41)  # (widt
 SCAN = (79, 61)  # there the scan's box fits in
 
 
-@pytest.fixture(autouse=True)
-def fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph computes in fp32 everywhere, `predict` only on machines without fast bf16."""
-    monkeypatch.setattr("ast_hf.backbone.has_fast_bf16", lambda device: False)
-
-
 @functools.cache
 def detector(modality: str) -> ASTDetector:
     """A random detector in which no coupling is the identity, and which looks closely at what goes in."""
@@ -54,7 +48,7 @@ def detector(modality: str) -> ASTDetector:
             tensor.data.uniform_(0.5, 1.5)
     if model.config.feature_normalization == "channel":
         read = [read_part(model.config, part) for part in parts_of(model, SMALLER, 4)]
-        inputs = model.inputs(*(stack([getattr(r, k) for r in read], CPU) for k in ("pixel_values", "depth")))
+        inputs = model.inputs(pixel_values(read, CPU), stack([r.depth for r in read], CPU))
         model.input_mean.copy_(inputs.mean((0, 2, 3)))
         model.input_deviation.copy_(inputs.std((0, 2, 3)))
     model.calibration = CALIBRATION

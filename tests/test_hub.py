@@ -64,7 +64,9 @@ if sys.argv[2:]:
 """
 
 
-def test_push_then_pull_in_a_new_process_and_without_the_hub(server: Hub, tmp_path: Path) -> None:
+def test_push_then_pull_in_a_new_process_and_without_the_hub(
+    server: Hub, tmp_path: Path, machine_arithmetic: None
+) -> None:
     model = make_model()
     commit = model.push_to_hub("org/part", private=True)
     assert server.repos["org/part"].private

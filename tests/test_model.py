@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from ast_hf import ASTDetector, ConfigError, ImageReadError
 from ast_hf.calibration import Calibration
 from ast_hf.parts import Part
-from ast_hf.prediction import try_predict_parts
+from ast_hf.prediction import one_behind, try_predict_parts
 from tests import tiny
 
 
@@ -118,3 +119,17 @@ def test_importing_is_light() -> None:
 
     code = "import sys, ast_hf; print([m for m in ('gradio', 'datasets', 'matplotlib', 'sklearn') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_batches_are_fetched_one_behind() -> None:
+    log: list[str] = []
+
+    def made() -> Iterator[int]:
+        for number in range(3):
+            log.append(f"make {number}")
+            yield number
+
+    for number in one_behind(made()):
+        log.append(f"fetch {number}")
+    assert log == ["make 0", "make 1", "fetch 0", "make 2", "fetch 1", "fetch 2"]
+    assert list(one_behind([])) == []

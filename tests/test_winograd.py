@@ -50,7 +50,7 @@ def test_tiles_equal_a_plain_convolution(
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_single_precision_loses_no_more_than_a_plain_convolution(kernel: int) -> None:
     conv, x = wide(kernel), torch.randn(2, WIDE, 12, 12).relu()
-    assert conv._is_faster_by_tiles(x)
+    assert conv._is_faster_by_tiles(x, x.dtype)
     with torch.no_grad():
         exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=kernel // 2)  # type: ignore[union-attr]
         assert (conv(x) - exact).abs().max() < 2e-5 * exact.abs().max()
@@ -83,7 +83,7 @@ def test_changed_weights_are_used() -> None:
             assert (conv(x) - expected).abs().max() < 2e-5 * expected.abs().max()
 
 
-def test_weights_are_transformed_once_and_stay_out_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_prepared_once_and_stay_out_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     conv, x, calls = wide(), torch.randn(1, WIDE, 6, 6), []
     monkeypatch.setattr(
         winograd, "transform_weights", lambda weight: calls.append(None) or transform_weights(weight.detach())
@@ -93,7 +93,7 @@ def test_weights_are_transformed_once_and_stay_out_of_copies(monkeypatch: pytest
     assert len(calls) == 1
     saved = io.BytesIO()
     torch.save(conv, saved)
-    assert copy.deepcopy(conv)._transformed is None
+    assert copy.deepcopy(conv)._prepared is None
     assert len(saved.getvalue()) < 1.1 * 4 * WIDE * WIDE * 9
     assert set(conv.state_dict()) == {"weight", "bias"}
 
@@ -104,6 +104,35 @@ def test_weights_are_transformed_once_and_stay_out_of_copies(monkeypatch: pytest
 )
 def test_what_tiles_are_not_for_goes_the_plain_way(settings: dict[str, int]) -> None:
     conv = Conv2d(**{"in_channels": WIDE, "out_channels": WIDE, "kernel_size": 3, "padding": 1, **settings})  # type: ignore[arg-type]
-    assert not conv._is_faster_by_tiles(torch.zeros(1, WIDE, 8, 8))
-    assert not wide()._is_faster_by_tiles(torch.zeros(1, WIDE, 8, 8, dtype=torch.float64))
-    assert not wide()._is_faster_by_tiles(torch.zeros(1, WIDE, 8, 8, device="meta"))
+    x = torch.zeros(1, WIDE, 8, 8)
+    assert not conv._is_faster_by_tiles(x, torch.float32)
+    assert not wide()._is_faster_by_tiles(x, torch.float64)
+    assert not wide()._is_faster_by_tiles(x.to("meta"), torch.float32)
+    assert not wide(5)._is_faster_by_tiles(x, torch.bfloat16)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_in_bf16_at_most_a_bit_is_lost(kernel: int) -> None:
+    conv, x = wide(kernel), torch.randn(2, WIDE, 12, 12).relu()
+    with torch.no_grad():
+        exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=kernel // 2)  # type: ignore[union-attr]
+        with torch.autocast("cpu", torch.bfloat16):
+            errors = [
+                (y - exact).square().mean().sqrt()
+                for y in (conv(x), F.conv2d(x, conv.weight, conv.bias, padding=kernel // 2))
+            ]
+        again = conv(x)
+    assert 0 < errors[0] < 2 * errors[1]
+    assert (again - exact).abs().max() < 2e-5 * exact.abs().max()  # fp32 after bf16: other weights are kept
+    assert conv._prepared is None or conv._prepared[1].dtype == torch.float32
+
+
+def test_weights_are_cast_once_for_the_plain_way_too() -> None:
+    conv, x = Conv2d(8, 8, 3, padding=1), torch.randn(1, 8, 6, 6)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        conv(x)
+        kept = conv._prepared
+        conv(x)
+        assert conv._prepared is kept and kept is not None and kept[1].dtype == torch.bfloat16
+        conv.weight.mul_(0)
+        assert conv(x).sub(conv.bias[:, None, None].bfloat16()).abs().max() == 0  # type: ignore[index]
