@@ -107,6 +107,10 @@ def _add_predict(verbs: Any) -> None:
     )
     verb.add_argument("--raw-maps", action="store_true", help="also write each anomaly map as float32 .npy")
     verb.add_argument("--batch-size", type=int, default=8, help="pictures computed at once (default: 8)")
+    verb.add_argument(
+        "--accelerate", action="store_true",
+        help="first find out, in some ten seconds, whether OpenVINO is faster on this CPU (pip install openvino)",
+    )  # fmt: skip
     _add_common(verb)
     verb.set_defaults(run=_predict)
 
@@ -144,6 +148,8 @@ def _predict(options: argparse.Namespace) -> int:
     if options.raw_maps and options.output is None:
         raise ASTError("--raw-maps needs --output, the folder that they go to.")
     model = ASTDetector.from_pretrained(options.model, device=options.device)
+    if options.accelerate:
+        _LOG.info("Computed by %s", " and ".join(f"{who} ({what})" for what, who in model.accelerate().items()))
     if options.false_positive_rate is not None and model.calibration is not None:
         model.calibration = dataclasses.replace(model.calibration, false_positive_rate=options.false_positive_rate)
     parts, unlisted = _list_parts(model.config, options.paths)

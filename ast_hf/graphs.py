@@ -116,7 +116,7 @@ class Recordings:
             setting: Whatever else the result depends on.
         """
         with self._lock:
-            self._check(_versions(state))
+            self._check(versions(state))
             key = (setting, *((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
             self._calls[key] = self._calls.get(key, 0) + 1
             if self._calls[key] <= _CALLS_BEFORE:
@@ -135,5 +135,6 @@ class Recordings:
             self._state = state
 
 
-def _versions(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+def versions(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """What differs after one of the tensors was replaced, moved, or changed in place."""
     return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ast_hf import checkpoint
-from ast_hf.arithmetic import Precision, arithmetic
+from ast_hf.arithmetic import arithmetic
 from ast_hf.backbone import PRETRAINED, FeatureExtractor
 from ast_hf.calibration import Calibration
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.depth import foreground_on_map
 from ast_hf.errors import ASTError, CheckpointError, ConfigError
 from ast_hf.flow import build_teacher, positional_encoding
-from ast_hf.graphs import Recordings
 from ast_hf.hub import HubMixin, find_backbone
+from ast_hf.inference import InferenceMixin
 from ast_hf.prediction import predict_all
 from ast_hf.scoring import distance_map, image_score
 from ast_hf.student import Student
@@ -38,7 +36,7 @@ class ASTOutput:
     foreground: Tensor | None  # (B, 1, h, w) in [0, 1], the mask that was used
 
 
-class ASTDetector(HubMixin, nn.Module):
+class ASTDetector(HubMixin, InferenceMixin, nn.Module):
     """Asymmetric student-teacher detector (Rudolph et al., WACV 2023).
 
     Args:
@@ -67,8 +65,6 @@ class ASTDetector(HubMixin, nn.Module):
         self.config = config
         self.calibration: Calibration | None = None
         self.metrics: dict[str, Any] | None = None
-        self.precision: Precision = "auto"
-        self._recordings = Recordings()
         self.backbone = _backbone(config, backbone_weights) if config.uses_rgb else None
         self.map_size = _map_size(config, self.backbone)
         position = torch.empty(config.position_channels, *self.map_size)
@@ -98,15 +94,6 @@ class ASTDetector(HubMixin, nn.Module):
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.position.device
-
-    @contextmanager
-    def computing_in(self, precision: Precision) -> Iterator[None]:
-        """A context in which this detector has another `precision`."""
-        before, self.precision = self.precision, precision
-        try:
-            yield
-        finally:
-            self.precision = before
 
     def forward(
         self, pixel_values: Tensor | None = None, depth: Tensor | None = None, foreground: Tensor | None = None
@@ -180,24 +167,6 @@ class ASTDetector(HubMixin, nn.Module):
         anomaly_map = distance_map(teacher_z, student_z, foreground)
         score = image_score(anomaly_map, self.config.image_score)
         return ASTOutput(anomaly_map, score, teacher_z, student_z, log_jac, foreground)
-
-    def maps_and_scores(
-        self, pixel_values: Tensor | None = None, depth: Tensor | None = None, foreground: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """What `forward` gives as anomaly_map (B, h, w) and score (B,), on a GPU by replaying recorded kernels."""
-        given = {"pixel_values": pixel_values, "depth": depth, "foreground": foreground}
-        inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
-
-        def compute(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-            output = self(**dict(zip(inputs, tensors, strict=True)))
-            return output.anomaly_map, output.score
-
-        tensors = tuple(inputs.values())
-        if self.device.type != "cuda":
-            return compute(*tensors)
-        state = (*self.parameters(), *self.buffers())
-        anomaly_map, score = self._recordings.run(compute, tensors, state, (self.precision, self.training, *inputs))
-        return anomaly_map, score
 
     def predict(self, image: Any = None, points: Any = None, *, batch_size: int = 8) -> Any:
         """Scores pictures (and organised point clouds) as they come: a `Prediction`, or a list of them for a list.
