@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import json
 import multiprocessing
 import platform
@@ -26,7 +27,7 @@ import timm
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 import ast_hf
@@ -41,11 +42,11 @@ from ast_hf.parts import Part
 from ast_hf.prediction import predict_parts
 from ast_hf.scoring import distance_map
 from ast_hf.training import fit
-from benchmark import reference
+from benchmark import reference, speed_chart
 from benchmark.metrics import au_pro
 from benchmark.synthetic import draw_part
 
-OURS, REFERENCE = "ours", "reference"
+OURS, ACCELERATED, REFERENCE = "ours", "accelerated", "reference"
 _BATCH = 16  # pictures, for throughput; the paper trains with batches of 8
 _LONG = 2.0  # seconds
 _RECIPE = TrainingRecipe(epochs=2)
@@ -62,22 +63,21 @@ Steps = dict[str, tuple[Callable[[], Any], int]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One step: the seconds of each repetition of ours and, where there is one, of the reference's."""
+    """One step: the seconds of each repetition by contender ("ours", "accelerated", "reference"), where it has one."""
 
     name: str
     count: int  # pictures, steps or files a repetition
-    ours: list[float]
-    reference: list[float]
+    seconds: dict[str, list[float]]
 
     def milliseconds(self, who: str) -> float:
-        """The median for one picture, step or file; NaN where there is no reference."""
-        seconds = getattr(self, who)
+        """The median for one picture, step or file; NaN where the contender has no such step."""
+        seconds = self.seconds.get(who)
         return 1e3 * float(np.median(seconds)) / self.count if seconds else float("nan")
 
     @property
     def ratio(self) -> float:
-        """How many times as long the reference takes."""
-        return self.milliseconds(REFERENCE) / self.milliseconds(OURS)
+        """How many times as long as the faster of ours the reference takes; NaN without one."""
+        return self.milliseconds(REFERENCE) / float(np.nanmin([self.milliseconds(who) for who in (OURS, ACCELERATED)]))
 
 
 def stopwatch(run: Callable[[], Any], device: torch.device) -> float:
@@ -126,8 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(table(f"{preset}, {describe(device)}", result["measurements"]))
         results.append({"preset": preset, **result, "measurements": [asdict(m) for m in result["measurements"]]})
     if options.output:
-        text = json.dumps({**versions(device), "results": results}, indent=1) + "\n"
-        write_whole(options.output, text.encode())
+        facts = {**versions(device), "results": results}
+        options.output.mkdir(parents=True, exist_ok=True)
+        write_whole(options.output / "speed.json", (json.dumps(facts, indent=1) + "\n").encode())
+        write_whole(options.output / "speed.png", speed_chart.draw(facts))
     return 0
 
 
@@ -140,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-training", action="store_false", dest="training", help="leave out the steps of training, the longest"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write all repetitions as JSON")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for speed.json and speed.png")
     return parser
 
 
@@ -154,15 +156,17 @@ def measure(config: ASTDetectorConfig, options: argparse.Namespace) -> dict[str,
         folder = Path(name)
         Image.fromarray(draw_part("carpet", 0).rgb).save(folder / "part.png")
         ours = our_steps(config, folder, device, training=options.training)
+        faster, runtimes = accelerated_steps(folder, device)
         with Reference(config, folder, device) as reference:
             measurements = []
             for step, (run, count) in ours.items():
                 contenders = {OURS: functools.partial(stopwatch, run, device)}
+                if step in faster:
+                    contenders[ACCELERATED] = functools.partial(stopwatch, faster[step][0], device)
                 if step in reference.steps:
                     contenders[REFERENCE] = functools.partial(reference.seconds, step)
-                seconds = race(contenders, options.rounds)
-                measurements.append(Measurement(step, count, seconds[OURS], seconds.get(REFERENCE, [])))
-    facts = {"reference_trunk": reference.trunk_name, "peak_memory_bytes": peak_memory(device)}
+                measurements.append(Measurement(step, count, race(contenders, options.rounds)))
+    facts = {"reference_trunk": reference.trunk_name, "accelerated": runtimes, "peak_memory_bytes": peak_memory(device)}
     return {**facts, "measurements": measurements}
 
 
@@ -177,7 +181,7 @@ def our_steps(config: ASTDetectorConfig, folder: Path, device: torch.device, *, 
         features = model.features(pixels).contiguous()
         z, guess = model.teach(features)[0], model.study(features)
         anomaly_map = distance_map(z, guess)
-    parts, shape = [Part(path)] * _BATCH, (picture.height, picture.width)
+    shape = (picture.height, picture.width)
     steps: Steps = {
         "read the picture": (lambda: read_image(path), 1),
         "resize and normalise": (lambda: to_pixel_values(picture, config.image_size), 1),
@@ -186,8 +190,7 @@ def our_steps(config: ASTDetectorConfig, folder: Path, device: torch.device, *, 
         STUDENT: (lambda: model.study(features), 1),
         "anomaly map, at the picture's size": (lambda: upsample_map(distance_map(z, guess).cpu(), shape), 1),
         "copy back": (lambda: anomaly_map.cpu(), 1),
-        ONE: (lambda: model.predict(path), 1),
-        MANY: (lambda: list(predict_parts(model, parts, batch_size=_BATCH)), _BATCH),
+        **whole_steps(model, path),
         "load the detector": (lambda: ASTDetector.from_pretrained(folder / "model", device=device), 1),
     }
     steps = {name: (torch.inference_mode()(run), count) for name, (run, count) in steps.items()}
@@ -198,6 +201,24 @@ def our_steps(config: ASTDetectorConfig, folder: Path, device: torch.device, *, 
     steps[HOLES] = (lambda: fill_holes(scan, 3), 1)
     steps["AU-PRO of a picture, 512 x 512"] = (lambda: au_pro(maps, masks), len(maps))
     return steps
+
+
+def whole_steps(model: ASTDetector, path: Path) -> Steps:
+    """From file to map, for one picture and for a batch."""
+    parts = [Part(path)] * _BATCH
+    return {
+        ONE: (lambda: model.predict(path), 1),
+        MANY: (lambda: list(predict_parts(model, parts, batch_size=_BATCH)), _BATCH),
+    }
+
+
+def accelerated_steps(folder: Path, device: torch.device) -> tuple[Steps, Mapping[str, str]]:
+    """The same with OpenVINO where it is faster, and where that is; nothing where it is missing or on a GPU."""
+    if device.type != "cpu" or importlib.util.find_spec("openvino") is None:
+        return {}, {}
+    model = ASTDetector.from_pretrained(folder / "model", device=device)
+    runtimes = model.accelerate()
+    return whole_steps(model, folder / "part.png"), runtimes
 
 
 def reference_steps(config: ASTDetectorConfig, folder: Path, device: torch.device) -> tuple[str, Steps]:
@@ -279,12 +300,12 @@ def maps_and_masks() -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def table(title: str, measurements: Sequence[Measurement]) -> Table:
     """Medians and ratios."""
-    table = Table("step", title=title, title_justify="left")
-    for column in ("ours [ms]", "reference [ms]", "times faster"):
+    table = Table(Column("step", no_wrap=True), title=title, title_justify="left")
+    for column in ("ours [ms]", "OpenVINO [ms]", "reference [ms]", "times faster"):
         table.add_column(column, justify="right")
     for m in measurements:
-        cells = (f"{m.milliseconds(OURS):.3g}", f"{m.milliseconds(REFERENCE):.3g}", f"{m.ratio:.1f}")
-        table.add_row(m.name, *(cells if m.reference else (cells[0], "", "")))
+        cells = [f"{m.milliseconds(who):.3g}" for who in (OURS, ACCELERATED, REFERENCE)] + [f"{m.ratio:.1f}"]
+        table.add_row(m.name, *("" if cell == "nan" else cell for cell in cells))
     return table
 
 

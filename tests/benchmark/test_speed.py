@@ -79,23 +79,29 @@ def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:
 
 
 def test_figures_are_medians_for_one() -> None:
-    measurement = Measurement("x", 4, [0.4, 0.8, 9.0], [1.6, 1.6, 1.6])
+    seconds = {"ours": [0.4, 0.8, 9.0], "reference": [1.6, 1.6, 1.6]}
+    measurement = Measurement("x", 4, seconds)
     assert measurement.milliseconds(speed.OURS) == pytest.approx(200)
     assert measurement.ratio == pytest.approx(2)
-    assert math.isnan(Measurement("x", 1, [0.1], []).ratio)
+    assert Measurement("x", 4, {**seconds, "accelerated": [0.4]}).ratio == pytest.approx(4)
+    assert math.isnan(Measurement("x", 1, {"ours": [0.1]}).ratio)
 
 
 def test_the_command_prints_a_table_and_keeps_every_repetition(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ASTDetectorConfig, "preset", lambda name: tiny.config())
-    output = tmp_path / "speed.json"
-    assert speed.main(["--preset", "compact", "--device", "cpu", "--rounds", "1", "--output", str(output)]) == 0
-    printed, kept = capsys.readouterr().out, json.loads(output.read_text())
+    assert speed.main(["--preset", "compact", "--device", "cpu", "--rounds", "1", "--output", str(tmp_path)]) == 0
+    printed, kept = capsys.readouterr().out, json.loads((tmp_path / "speed.json").read_text())
     for name in ("trunk", "teacher", "student", "one picture, file to map", "load the detector", "training step"):
         assert name in printed
     measured = {m["name"]: m for m in kept["results"][0]["measurements"]}
-    assert measured["student"]["reference"] and measured["a picture of 16, file to map"]["count"] == 16
+    assert measured["a picture of 16, file to map"]["count"] == 16
+    assert list(measured["one picture, file to map"]["seconds"]) == ["ours", "accelerated", "reference"]
+    assert list(measured["student"]["seconds"]) == ["ours", "reference"]
+    assert set(kept["results"][0]["accelerated"]) == {"trunk", "heads"}
+    with Image.open(tmp_path / "speed.png") as drawn:
+        assert drawn.width > 500
     assert kept["results"][0]["peak_memory_bytes"] > 0 and kept["torch"] == torch.__version__
 
 
