@@ -26,7 +26,7 @@ from ast_hf.features import PreparedParts
 from ast_hf.memory import keep_freed_memory
 from ast_hf.model import ASTDetector, default_device
 from ast_hf.training import fit
-from benchmark.speed import describe, peak_memory, versions
+from benchmark.timing import describe, peak_memory, versions
 
 PICTURES, EPOCHS, SIZES = (50, 100, 200, 400, 800, 1600), (1, 2, 4, 8), (256, 384, 512, 768)
 _FEW = 100  # pictures, where something else grows

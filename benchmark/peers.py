@@ -21,7 +21,7 @@ from ast_hf.checkpoint import write_whole
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.memory import keep_freed_memory
 from ast_hf.model import ASTDetector, default_device
-from benchmark.speed import describe, race, stopwatch, versions
+from benchmark.timing import describe, race, stopwatch, versions
 
 _PRESETS = ("mvtec-ad", "compact-b0", "compact")
 # A tenth of the patches of 209 pictures, 28 x 28 each, which is anomalib's default for PatchCore.

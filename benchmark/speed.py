@@ -11,11 +11,8 @@ import functools
 import importlib.util
 import json
 import multiprocessing
-import platform
-import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -23,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
-import ast_hf
 from ast_hf.checkpoint import write_whole
 from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe
 from ast_hf.depth import fill_holes
@@ -45,10 +40,10 @@ from ast_hf.training import fit
 from benchmark import reference, speed_chart
 from benchmark.metrics import au_pro
 from benchmark.synthetic import draw_part
+from benchmark.timing import describe, peak_memory, race, stopwatch, versions
 
 OURS, ACCELERATED, REFERENCE = "ours", "accelerated", "reference"
 _BATCH = 16  # pictures, for throughput; the paper trains with batches of 8
-_LONG = 2.0  # seconds
 _RECIPE = TrainingRecipe(epochs=2)
 _STEPS = 2 * _RECIPE.epochs  # of the teacher, and as many of the student
 TRUNK, TEACHER, STUDENT, ONE = "trunk", "teacher", "student", "one picture, file to map"
@@ -78,41 +73,6 @@ class Measurement:
     def ratio(self) -> float:
         """How many times as long as the faster of ours the reference takes; NaN without one."""
         return self.milliseconds(REFERENCE) / float(np.nanmin([self.milliseconds(who) for who in (OURS, ACCELERATED)]))
-
-
-def stopwatch(run: Callable[[], Any], device: torch.device) -> float:
-    """The seconds of a call, with all that it has a GPU do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has had so far; on a GPU, of what tensors took there."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def race(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Lets contenders, which give their own seconds, take turns; the first round does not count.
-
-    At its turn a contender runs twice and the second counts: the first brings back what the other one drove out of
-    the caches, and wakes the threads. One that takes seconds does not feel either, and runs once.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, contender in contenders.items():
-            taken = contender()
-            if taken < _LONG:
-                taken = contender()
-            if number:
-                seconds[name].append(taken)
-    return seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -307,26 +267,6 @@ def table(title: str, measurements: Sequence[Measurement]) -> Table:
         cells = [f"{m.milliseconds(who):.3g}" for who in (OURS, ACCELERATED, REFERENCE)] + [f"{m.ratio:.1f}"]
         table.add_row(m.name, *("" if cell == "nan" else cell for cell in cells))
     return table
-
-
-def versions(device: torch.device) -> dict[str, Any]:
-    """What the figures depend on."""
-    return {
-        "device": describe(device),
-        "threads": torch.get_num_threads(),
-        "ast_hf": ast_hf.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
-    }
-
-
-def describe(device: torch.device) -> str:
-    """The device's name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from ast_hf.student import Student
 from ast_hf.training import build, fit_student, fit_teacher, progress_bars, set_standardization
 from benchmark.datasets import Category, load_category
 from benchmark.evaluate import image_figures, score_parts
-from benchmark.speed import describe, race, stopwatch, versions
+from benchmark.timing import describe, race, stopwatch, versions
 
 
 class Separable(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ast_hf import ASTDetector, ASTDetectorConfig, TrainingRecipe
 from ast_hf.memory import keep_freed_memory
-from benchmark import growth, peers, reference, speed
+from benchmark import growth, peers, reference, speed, timing
 from benchmark.reference import ReferenceDetector
 from benchmark.speed import Measurement
 from tests import tiny
@@ -69,13 +69,13 @@ def test_pixel_by_pixel_is_the_authors_filling(golden: Callable[[str], dict[str,
 
 def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:
     calls: list[str] = []
-    seconds = speed.race({name: lambda name=name: len(calls.append(name) or calls) / 100 for name in "ab"}, 2)  # type: ignore[misc]
+    seconds = timing.race({name: lambda name=name: len(calls.append(name) or calls) / 100 for name in "ab"}, 2)  # type: ignore[misc]
     assert calls == ["a", "a", "b", "b"] * 3
     assert seconds == {"a": [0.06, 0.1], "b": [0.08, 0.12]}
     calls.clear()
-    speed.race({"long": lambda: calls.append("long") or 3.0}, 2)  # type: ignore[func-returns-value]
+    timing.race({"long": lambda: calls.append("long") or 3.0}, 2)  # type: ignore[func-returns-value]
     assert calls == ["long"] * 3
-    assert speed.stopwatch(lambda: time.sleep(0.02), torch.device("cpu")) >= 0.02
+    assert timing.stopwatch(lambda: time.sleep(0.02), torch.device("cpu")) >= 0.02
 
 
 def test_figures_are_medians_for_one() -> None:

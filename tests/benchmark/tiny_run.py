@@ -30,12 +30,17 @@ def write_category(folder: Path) -> None:
         Image.fromarray(mask).save(folder / "ground_truth" / "hole" / f"{i:03}_mask.png")
 
 
+def write_trunk(folder: Path) -> Path:
+    """Random weights of the backbone in `SETTINGS`."""
+    trunk = FeatureExtractor("test_efficientnet", "blocks.3", weights=None).trunk
+    save_file({k: v.contiguous() for k, v in trunk.state_dict().items()}, folder / "trunk.safetensors")
+    return folder / "trunk.safetensors"
+
+
 def command(root: Path) -> list[str]:
     """A command line of `benchmark.run` over `root/data/mvtec_ad/bottle` that writes to `root/out`."""
     write_category(root / "data" / "mvtec_ad" / "bottle")
-    weights = root / "trunk.safetensors"
-    trunk = FeatureExtractor("test_efficientnet", "blocks.3", weights=None).trunk
-    save_file({k: v.contiguous() for k, v in trunk.state_dict().items()}, weights)
-    options = ["--data-root", str(root / "data"), "--backbone-weights", str(weights), "--device", "cpu", "--quiet"]
+    weights = str(write_trunk(root))
+    options = ["--data-root", str(root / "data"), "--backbone-weights", weights, "--device", "cpu", "--quiet"]
     output = ["--output", str(root / "out"), "--preset", "compact", "--epochs", "2", "--set", *SETTINGS]
     return ["--datasets", "mvtec_ad", *options, *output]
