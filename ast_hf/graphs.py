@@ -23,16 +23,17 @@ _CALLS_BEFORE = 3
 _MAX_KEPT = 4  # shapes a detector; each holds the memory of a pass
 
 
-def aside(step: Callable[[], object]) -> None:
+def aside(step: Callable[[], object], device: torch.device) -> None:
     """Runs a step on a stream of its own, as what is to be recorded must have been before."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step()
+        torch.cuda.current_stream().wait_stream(stream)
 
 
-def record(step: Callable[[], object]) -> Callable[[], None]:
+def record(step: Callable[[], object], device: torch.device) -> Callable[[], None]:
     """Records a step that waits for nothing, without running it; calling the result runs it on the same tensors.
 
     Raises:
@@ -40,14 +41,14 @@ def record(step: Callable[[], object]) -> Callable[[], None]:
     """
     graph = torch.cuda.CUDAGraph()
     # What other threads do with the GPU meanwhile, such as pinning the next pictures, is no part of it.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         step()
     return graph.replay
 
 
-def _recorded_if_possible(step: Callable[[], object]) -> Callable[[], object]:
+def _recorded_if_possible(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
     try:
-        return record(step)
+        return record(step, device)
     except RuntimeError as error:
         _LOG.warning("No CUDA graph can be made here, which makes small batches slower: %s", error)
         return step
@@ -57,14 +58,15 @@ class Repeated:
     """A step to be run many times on the same tensors: on a GPU a few times as it is, then from a recording."""
 
     def __init__(self, step: Callable[[], object], device: torch.device) -> None:
-        self._step, self._calls, self._on_gpu = step, 0, device.type == "cuda"
+        self._step, self._device, self._calls = step, device, 0
 
     def __call__(self) -> None:
-        if self._on_gpu and self._calls < _CALLS_BEFORE:
-            aside(self._step)
+        on_gpu = self._device.type == "cuda"
+        if on_gpu and self._calls < _CALLS_BEFORE:
+            aside(self._step, self._device)
         else:
-            if self._on_gpu and self._calls == _CALLS_BEFORE:
-                self._step = _recorded_if_possible(self._step)
+            if on_gpu and self._calls == _CALLS_BEFORE:
+                self._step = _recorded_if_possible(self._step, self._device)
             self._step()
         self._calls += 1
 
@@ -82,8 +84,9 @@ class Recorded:
             for output, result in zip(outputs, results, strict=True):
                 output.copy_(result)
 
-        aside(step)
-        self._outputs, self._run = outputs, _recorded_if_possible(step)
+        device = inputs[0].device
+        aside(step, device)
+        self._outputs, self._run = outputs, _recorded_if_possible(step, device)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         for kept, given in zip(self._inputs, inputs, strict=True):

@@ -147,25 +147,33 @@ class _Batch:
     @torch.inference_mode()
     def __init__(self, model: ASTDetector, entries: Sequence[tuple[Part, ReadPart] | ImageReadError]) -> None:
         self._model, self._entries = model, entries
+        self._outputs: list[Tensor] = []
+        self._fetched: torch.cuda.Event | None = None
         read = [entry[1] for entry in entries if not isinstance(entry, ImageReadError)]
-        if read:
-            self._maps, self._scores = model.maps_and_scores(
-                pixel_values(read, model.device),
-                stack([part.depth for part in read], model.device),
-                stack([part.foreground for part in read], model.device),
-            )
+        if not read:
+            return
+        outputs = model.maps_and_scores(
+            pixel_values(read, model.device),
+            stack([part.depth for part in read], model.device),
+            stack([part.foreground for part in read], model.device),
+        )
+        # Asked for now, so that they do not queue up behind the next batch.
+        self._outputs = [output.to("cpu", non_blocking=True) for output in outputs]
+        if model.device.type == "cuda":
+            self._fetched = torch.cuda.Event()
+            self._fetched.record(torch.cuda.current_stream(model.device))
 
     def results(self) -> Iterator[Prediction | ImageReadError]:
-        """One entry after another, in their order."""
-        results: Iterator[tuple[float, Tensor]] = iter(())
-        if not all(isinstance(entry, ImageReadError) for entry in self._entries):
-            results = zip(self._scores.tolist(), self._maps.cpu(), strict=True)
+        """A prediction or an error for each part, in their order."""
+        if self._fetched is not None:
+            self._fetched.synchronize()
+        outputs = zip(*self._outputs, strict=True)
         for entry in self._entries:
             if isinstance(entry, ImageReadError):
                 yield entry
             else:
-                score, anomaly_map = next(results)
-                yield _prediction(self._model, entry[0].name, entry[1].picture, score, anomaly_map)
+                anomaly_map, score = next(outputs)
+                yield _prediction(self._model, entry[0].name, entry[1].picture, score.item(), anomaly_map)
 
 
 def _prediction(model: ASTDetector, name: str, picture: Image.Image, score: float, anomaly_map: Tensor) -> Prediction:

@@ -29,7 +29,7 @@ class Recorder:
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
 
-    def record(self, step: Callable[[], object]) -> Callable[[], None]:
+    def record(self, step: Callable[[], object], device: torch.device) -> Callable[[], None]:
         self.recorded += 1
 
         def replay() -> None:
@@ -43,7 +43,7 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(graphs, "record", recorder.record)
-    monkeypatch.setattr(graphs, "aside", lambda step: step())
+    monkeypatch.setattr(graphs, "aside", lambda step, device: step())
     return recorder
 
 
@@ -93,7 +93,7 @@ def test_few_recordings_are_kept(recorder: Recorder) -> None:
 def test_what_cannot_be_recorded_runs_as_it_is(
     monkeypatch: pytest.MonkeyPatch, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(step: Callable[[], object]) -> Callable[[], None]:
+    def refuse(step: Callable[[], object], device: torch.device) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(graphs, "record", refuse)
