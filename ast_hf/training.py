@@ -225,7 +225,7 @@ def _optimize(
         capturable=device.type == "cuda",
     )
     # Its first steps are not recorded, which it would warn of.
-    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+    optimizer._warned_capturable_if_run_uncaptured = True
     batch_size = min(recipe.batch_size, count)
     # What a step reads and adds to stays where it is, so that it can be recorded.
     rows, total = torch.zeros(batch_size, dtype=torch.long, device=device), torch.zeros((), device=device)
