@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ast_hf.arithmetic import computes_in_bf16
 from ast_hf.checkpoint import write_whole
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.memory import keep_freed_memory
-from ast_hf.model import ASTDetector, default_device
+from ast_hf.model import ASTDetector, default_device, placed
 from benchmark.timing import describe, race, stopwatch, versions
 
 _PRESETS = ("mvtec-ad", "compact-b0", "compact")
@@ -36,12 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     keep_freed_memory()
     device = default_device(options.device)
-    detectors = {**{f"AST, {preset}": ours(preset) for preset in _PRESETS}, **peers()}
+    detectors = {**ours(device), **peers()}
     with torch.inference_mode():
         runs = {name: _prepared(network, size, device) for name, (network, size) in detectors.items()}
         seconds = race(runs, options.rounds)
     milliseconds = {name: 1e3 * float(np.median(taken)) for name, taken in seconds.items()}
-    print(f"One picture, fp32, {describe(device)}")
+    print(f"One picture, PyTorch in fp32 unless it says otherwise, {describe(device)}")
     for name, figure in sorted(milliseconds.items(), key=lambda item: item[1]):
         print(f"{figure:9.1f} ms  {name}, {detectors[name][1]} px")
     if options.output:
@@ -59,10 +60,30 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def ours(preset: str) -> tuple[nn.Module, int]:
-    """A detector of ours and the size of its pictures."""
-    model = ASTDetector(ASTDetectorConfig.preset(preset))
-    return model, model.config.image_size
+def ours(device: torch.device) -> Mapping[str, tuple[nn.Module, int]]:
+    """Our detectors by name, with the size of their pictures: in fp32, and as fast as they are on this machine."""
+    found: dict[str, tuple[nn.Module, int]] = {}
+    for preset in _PRESETS:
+        config = ASTDetectorConfig.preset(preset)
+        exact, fast = (placed(ASTDetector(config), device) for _ in range(2))
+        exact.precision = "fp32"
+        has_openvino = device.type == "cpu" and importlib.util.find_spec("openvino") is not None
+        runtimes = set(fast.accelerate().values()) if has_openvino else {"torch"}
+        kind = "bf16" if computes_in_bf16(device, fast.precision) else "fp32"
+        found[f"AST, {preset}"] = exact, config.image_size
+        found[f"AST, {preset}, {kind}, {' and '.join(sorted(runtimes))}"] = _Fast(fast), config.image_size
+    return found
+
+
+class _Fast(nn.Module):
+    """A detector by its fastest way."""
+
+    def __init__(self, model: ASTDetector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.maps_and_scores(pixel_values)
 
 
 def peers() -> Mapping[str, tuple[nn.Module, int]]:

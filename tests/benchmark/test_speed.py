@@ -126,14 +126,25 @@ def test_peers_are_raced_with_ours(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
-    monkeypatch.setattr(peers, "ours", lambda preset: (torch.nn.Conv2d(3, 4, 3), 8))
+    monkeypatch.setattr(peers, "ours", lambda device: {"AST": (torch.nn.Conv2d(3, 4, 3), 8)})
     monkeypatch.setattr(peers, "peers", lambda: {"slow": (torch.nn.Conv2d(3, 512, 9), 128)})
     assert peers.main(["--rounds", "2", "--device", "cpu", "--output", str(tmp_path / "peers.json")]) == 0
     assert capsys.readouterr().out.rstrip().splitlines()[-1].endswith("slow, 128 px")
     kept = json.loads((tmp_path / "peers.json").read_text())
-    assert len(kept["seconds"]["slow"]) == 2 and set(kept["milliseconds"]) == {
-        "slow", "AST, mvtec-ad", "AST, compact-b0", "AST, compact",
-    }  # fmt: skip
+    assert len(kept["seconds"]["slow"]) == 2 and set(kept["milliseconds"]) == {"slow", "AST"}
+
+
+def test_ours_race_exactly_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ASTDetectorConfig, "preset", lambda name: tiny.config())
+    monkeypatch.setattr(peers, "_PRESETS", ("compact",))
+    networks = peers.ours(torch.device("cpu"))
+    exact, fast = networks
+    assert exact == "AST, compact" and fast.startswith("AST, compact, fp32, ")
+    with torch.inference_mode():
+        scores = [
+            network(torch.rand(1, 3, 64, 64))[1] if name == fast else None for name, (network, _) in networks.items()
+        ]
+    assert scores[1].shape == (1,)  # type: ignore[union-attr]
 
 
 def test_growth_is_measured_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
