@@ -122,12 +122,13 @@ class _Compiled:
             # A batch of two: one would be taken for a constant.
             inputs = tuple(torch.cat([tensor, tensor]) for tensor in example)
             program = torch.export.export(module, inputs, dynamic_shapes=[{0: batch} for _ in inputs])
+            converted = openvino.convert_model(program)
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        compiled = openvino.Core().compile_model(openvino.convert_model(program), "CPU", settings)
+        compiled = openvino.Core().compile_model(converted, "CPU", settings)
         self._request, self._outputs = compiled.create_infer_request(), len(compiled.outputs)
         self._lock = threading.Lock()
 

@@ -11,7 +11,7 @@ import functools
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -121,11 +121,12 @@ DESIGNS = (
 
 @dataclass(frozen=True)
 class Result:
-    """Image AUROC in [0, 1] of one design on one category with one seed."""
+    """Image AUROC in [0, 1] of one design on one category with one seed, after so many epochs of each network."""
 
     design: Design
     category: str
     seed: int
+    epochs: int
     image_auroc: float
 
 
@@ -135,15 +136,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     config, device = ASTDetectorConfig.preset(options.preset), default_device(options.device)
     file = options.output / "students.json"
-    results = read(file)
+    results, epochs = read(file), options.epochs or TrainingRecipe.preset(options.preset).epochs
     for name in options.categories:
         dataset, _, category = name.partition("/")
         loaded = load_category(dataset, category or dataset, options.data_root)
         for seed in options.seeds:
-            known = {r.design for r in results if (r.category, r.seed) == (name, seed)}
+            known = {r.design for r in results if (r.category, r.seed, r.epochs) == (name, seed, epochs)}
             missing = [design for design in options.designs if design not in known]
-            for design, auroc in measure(config, loaded, missing, seed, options):
-                results.append(Result(design, name, seed, auroc))
+            for design, auroc in measure(config, loaded, missing, seed, epochs, options):
+                results.append(Result(design, name, seed, epochs, auroc))
                 write(file, results, {"preset": options.preset, **versions(device)})
     designs = sorted({r.design for r in results}, key=lambda d: parameters(d, config))
     times = milliseconds(config, designs, device, options.precision)
@@ -180,13 +181,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(
-    config: ASTDetectorConfig, category: Category, designs: Sequence[Design], seed: int, options: argparse.Namespace
-) -> Any:
+    config: ASTDetectorConfig,
+    category: Category,
+    designs: Sequence[Design],
+    seed: int,
+    epochs: int,
+    options: argparse.Namespace,
+) -> Iterator[tuple[Design, float]]:
     """Yields each design with its image AUROC; nothing is computed where there are no designs."""
     if not designs:
         return
-    changes = {"precision": options.precision} | ({"epochs": options.epochs} if options.epochs else {})
-    recipe = TrainingRecipe.preset(options.preset, **changes)
+    recipe = TrainingRecipe.preset(options.preset, precision=options.precision, epochs=epochs)
     model = placed(build(config, seed, backbone_weights=options.backbone_weights), options.device)
     model.precision = recipe.precision
     cache = FeatureCache(default_cache_folder(), model)
@@ -270,7 +275,9 @@ def figure(results: Sequence[Result], config: ASTDetectorConfig, title: str) -> 
     figure = Figure(figsize=(4.6 * len(categories), 3.6), layout="constrained")
     figure.suptitle(f"The student's size, {title}", fontsize=11)
     for number, category in enumerate(categories, 1):
-        axes = figure.add_subplot(1, len(categories), number, title=category, xscale="log")
+        epochs = sorted({r.epochs for r in results if r.category == category})
+        title = f"{category}, {' or '.join(map(str, epochs))} epochs"
+        axes = figure.add_subplot(1, len(categories), number, title=title, xscale="log")
         axes.set(xlabel="parameters of the student [millions]", ylabel="100 - image AUROC" if number == 1 else "")
         for kind, colour in zip(BLOCKS, ("#0072B2", "#D55E00", "#009E73"), strict=True):
             designs = {r.design for r in results if r.category == category and r.design.kind == kind}

@@ -66,6 +66,6 @@ def test_the_command_measures_draws_and_goes_on(
 
 def test_figures_over_seeds() -> None:
     design = Design(8, 1, "plain")
-    results = [Result(design, "a", seed, auroc) for seed, auroc in enumerate((0.9, 1.0))]
+    results = [Result(design, "a", seed, 12, auroc) for seed, auroc in enumerate((0.9, 1.0))]
     assert students.mean_and_deviation(results, design, "a") == (pytest.approx(95), pytest.approx(5))
     assert students.mean_and_deviation(results, design, "b") is None

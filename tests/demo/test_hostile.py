@@ -88,7 +88,14 @@ def check_refusal(answer: Answer, *, in_words: bool = True) -> str:
 
 
 @pytest.mark.parametrize("file", list(pictures()), ids=lambda file: file.kind)
-def test_pictures(api: RawApi, model: ASTDetector, table: dict[str, str], tmp_path: Path, file: HostileFile) -> None:
+def test_pictures(
+    api: RawApi,
+    model: ASTDetector,
+    table: dict[str, str],
+    tmp_path: Path,
+    file: HostileFile,
+    machine_arithmetic: None,
+) -> None:
     data = file.make()
     answer = predict(api, api.upload(file.name, data))
     if not file.answered:

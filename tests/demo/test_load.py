@@ -49,7 +49,9 @@ def visit(url: str, folder: Path, visitor: int, pictures: int = PICTURES) -> lis
     return answers
 
 
-def test_fifty_visitors_with_ten_pictures_each(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_fifty_visitors_with_ten_pictures_each(
+    tmp_path: Path, record_property: Callable[[str, object], None], machine_arithmetic: None
+) -> None:
     model = ASTDetector.from_pretrained("demo-carpet", device="cpu")
     with running_app(tmp_path / "served") as server:
         with ThreadPoolExecutor(CLIENTS) as visitors:

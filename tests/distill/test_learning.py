@@ -115,7 +115,7 @@ def test_the_trunk_is_a_backbone_like_any_other() -> None:
 def test_batch_norm_is_folded_away() -> None:
     backbone = FeatureExtractor(tiny.NAME, "head", weights=None)
     backbone(torch.rand(1, 3, 64, 64))
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone._fast_trunk().modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone._fast[torch.float32].modules())
 
 
 def test_nothing_more_is_drawn_once_the_learning_process_is_gone(
