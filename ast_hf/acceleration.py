@@ -1,16 +1,18 @@
 """A detector's networks compiled by OpenVINO, as far as that is faster on this CPU: measured, not guessed.
 
 OpenVINO fuses what lies between convolutions and is ahead on narrow networks; on the wide teacher and student of the
-paper's presets our own tiles (`winograd`) are. So the trunk and the heads are compiled and timed one by one.
+paper's presets our own tiles (`winograd`) are. So the trunk and the heads are compiled one by one, and every mixture is
+timed as a whole: two libraries' threads in one process may get in each other's way.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from ast_hf.model import ASTDetector
 
 TORCH, OPENVINO = "torch", "openvino"
-_ROUNDS = 7
+_CALLS = 9  # to time a mixture by
 
 
 class AccelerationError(ASTError):
@@ -51,50 +53,54 @@ class Accelerated:
     def __init__(self, model: ASTDetector) -> None:
         if model.device.type != "cpu":
             raise AccelerationError("OpenVINO is for CPUs, and this detector is on a GPU: load it with device='cpu'.")
-        self.trunk: Callable[[Any], Tensor] = model.features
-        self.heads: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]] = model.heads
-        self.runtimes: dict[str, str] = {}
         self._state = _state(model)
+        config, generator = model.config, torch.Generator().manual_seed(0)
+        pixel_values = torch.randn(1, 3, config.image_size, config.image_size, generator=generator)
+        inputs = torch.randn(1, config.input_channels, *model.map_size, generator=generator)
+        mask = torch.ones(1, 1, *model.map_size) if config.uses_depth and config.foreground_dilation else None
+        trunks: dict[str, Callable[[Any], Tensor]] = {TORCH: model.features}
+        heads: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+            TORCH: model.heads,
+            OPENVINO: _heads(model, inputs, mask),
+        }
+        if model.backbone is not None:
+            trunks[OPENVINO] = _trunk(model, pixel_values)
+
+        def seconds(choice: tuple[str, str]) -> float:
+            first = trunks[choice[0]] if model.backbone is not None else lambda given: None
+            return _median_seconds(lambda: (first(pixel_values), heads[choice[1]](inputs, mask)))
+
         with torch.inference_mode():
-            self._choose_trunk(model)
-            self._choose_heads(model)
+            fastest = min(itertools.product(trunks, heads), key=seconds)
+        self.trunk, self.heads = trunks[fastest[0]], heads[fastest[1]]
+        self.runtimes = {"trunk": fastest[0]} if model.backbone is not None else {}
+        self.runtimes["heads"] = fastest[1]
 
     def is_current(self, model: InferenceMixin) -> bool:
         """Whether the detector's weights and precision are still those that this was made for."""
         return self._state == _state(model)
 
-    def _choose_trunk(self, model: ASTDetector) -> None:
-        if model.backbone is None:
-            return
-        size, precision = model.config.image_size, _precision(model)
-        pixel_values = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-        compiled = _Compiled(fold_batch_norm(model.backbone.trunk), [pixel_values], precision)
-        if _is_faster(lambda: compiled(pixel_values), lambda: model.features(pixel_values)):
-            self.trunk = lambda given: compiled(given)[0]
-        self.runtimes["trunk"] = TORCH if self.trunk == model.features else OPENVINO
-
-    def _choose_heads(self, model: ASTDetector) -> None:
-        inputs = torch.randn(
-            1, model.config.input_channels, *model.map_size, generator=torch.Generator().manual_seed(0)
-        )
-        masked = model.config.uses_depth and model.config.foreground_dilation > 0
-        mask = torch.ones(1, 1, *model.map_size) if masked else None
-        given = [tensor for tensor in (inputs, mask) if tensor is not None]
-        with model.computing_in("fp32"):  # OpenVINO rounds by itself
-            compiled = _Compiled(_Heads(model), given, _precision(model))
-
-        def heads(inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-            if (mask is not None) != masked:
-                return model.heads(inputs, mask)
-            anomaly_map, score = compiled(*(tensor for tensor in (inputs, mask) if tensor is not None))
-            return anomaly_map, score
-
-        if _is_faster(lambda: heads(inputs, mask), lambda: model.heads(inputs, mask)):
-            self.heads = heads
-        self.runtimes["heads"] = TORCH if self.heads == model.heads else OPENVINO
-
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
+
+
+def _trunk(model: ASTDetector, pixel_values: Tensor) -> Callable[[Any], Tensor]:
+    assert model.backbone is not None
+    compiled = _Compiled(fold_batch_norm(model.backbone.trunk), [pixel_values], model)
+    return lambda given: compiled([given])[0]
+
+
+def _heads(model: ASTDetector, inputs: Tensor, mask: Tensor | None) -> Callable[..., tuple[Tensor, Tensor]]:
+    masked = mask is not None
+    compiled = _Compiled(_Heads(model), [inputs] if mask is None else [inputs, mask], model)
+
+    def heads(inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if (mask is not None) != masked:
+            return model.heads(inputs, mask)
+        anomaly_map, score = compiled([inputs] if mask is None else [inputs, mask])
+        return anomaly_map, score
+
+    return heads
 
 
 class _Heads(nn.Module):
@@ -109,51 +115,50 @@ class _Heads(nn.Module):
 
 
 class _Compiled:
-    """A module compiled for any batch of inputs like these; threads take turns."""
+    """A module compiled for one part at a time, as OpenVINO is fastest at; threads take turns."""
 
-    def __init__(self, module: nn.Module, example: list[Tensor], precision: str) -> None:
+    def __init__(self, module: nn.Module, example: list[Tensor], model: ASTDetector) -> None:
         try:
+            import onnxscript  # noqa: F401 (torch's exporter is built on it)
             import openvino
         except ImportError as error:
-            raise AccelerationError("Accelerating needs OpenVINO: pip install openvino.") from error
-        batch = torch.export.Dim("batch")
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # what the exporter's parts tell each other
-            # A batch of two: one would be taken for a constant.
-            inputs = tuple(torch.cat([tensor, tensor]) for tensor in example)
-            program = torch.export.export(module, inputs, dynamic_shapes=[{0: batch} for _ in inputs])
-            converted = openvino.convert_model(program)
+            raise AccelerationError(
+                f"Accelerating needs {error.name}: pip install openvino onnx onnxscript."
+            ) from error
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "bf16" if computes_in_bf16(model.device, model.precision) else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        compiled = openvino.Core().compile_model(converted, "CPU", settings)
+        with warnings.catch_warnings(), torch.no_grad(), model.computing_in("fp32"):  # OpenVINO rounds by itself
+            warnings.simplefilter("ignore")  # what the exporter's parts tell each other
+            # By way of ONNX, from which OpenVINO fuses more than from torch.export's own programs.
+            program: Any = torch.onnx.export(module, tuple(example), dynamo=True, verbose=False)
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(program.model_proto.SerializeToString()), "CPU", settings)
         self._request, self._outputs = compiled.create_infer_request(), len(compiled.outputs)
         self._lock = threading.Lock()
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         with self._lock:
-            self._request.infer([tensor.numpy() for tensor in inputs])
-            # Copies: the request's own memory holds the next results.
-            return tuple(torch.tensor(self._request.get_output_tensor(i).data) for i in range(self._outputs))
+            parts = [self._one(part) for part in zip(*(tensor.split(1) for tensor in inputs), strict=True)]
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+
+    def _one(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        self._request.infer([tensor.numpy() for tensor in inputs])
+        # Copies: the request's own memory holds the next results.
+        return [torch.tensor(self._request.get_output_tensor(i).data) for i in range(self._outputs)]
 
 
 def _state(model: InferenceMixin) -> object:
     return model.precision, versions((*model.parameters(), *model.buffers()))
 
 
-def _precision(model: ASTDetector) -> str:
-    return "bf16" if computes_in_bf16(model.device, model.precision) else "f32"
-
-
-def _is_faster(new: Callable[[], object], old: Callable[[], object]) -> bool:
-    """Whether the median of a few alternating calls is smaller."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(_ROUNDS):
-        for taken, run in zip(seconds, (new, old), strict=True):
-            run()  # what the other one drove out of the caches comes back
-            started = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - started)
-    return statistics.median(seconds[0]) < statistics.median(seconds[1])
+def _median_seconds(run: Callable[[], object]) -> float:
+    run(), run()
+    seconds = []
+    for _ in range(_CALLS):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)

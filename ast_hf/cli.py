@@ -109,7 +109,7 @@ def _add_predict(verbs: Any) -> None:
     verb.add_argument("--batch-size", type=int, default=8, help="pictures computed at once (default: 8)")
     verb.add_argument(
         "--accelerate", action="store_true",
-        help="first find out, in some ten seconds, whether OpenVINO is faster on this CPU (pip install openvino)",
+        help="first find out, which takes seconds, where OpenVINO is faster on this CPU (pip install .[openvino])",
     )  # fmt: skip
     _add_common(verb)
     verb.set_defaults(run=_predict)

@@ -69,9 +69,9 @@ class InferenceMixin(nn.Module):
         return fast.heads(self.join(features, depth), self.mask(foreground))
 
     def accelerate(self) -> Mapping[str, str]:
-        """Has `predict` use OpenVINO (`pip install openvino`) where it is faster on this CPU, until weights change.
+        """Has `predict` use OpenVINO (`pip install .[openvino]`) where it is faster on this CPU, until weights change.
 
-        Compiling and timing both takes some ten seconds: for whoever has many pictures, or runs a service.
+        Compiling and timing takes seconds, with the paper's presets half a minute: for services and many pictures.
 
         Returns:
             "torch" or "openvino" for "trunk" and for "heads", teacher and student.

@@ -260,12 +260,13 @@ def maps_and_masks() -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def table(title: str, measurements: Sequence[Measurement]) -> Table:
     """Medians and ratios."""
-    table = Table(Column("step", no_wrap=True), title=title, title_justify="left")
-    for column in ("ours [ms]", "OpenVINO [ms]", "reference [ms]", "times faster"):
-        table.add_column(column, justify="right")
+    table = Table(Column("milliseconds", no_wrap=True), title=title, title_justify="left")
+    for column in ("ours", "OpenVINO", "reference", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
     for m in measurements:
-        cells = [f"{m.milliseconds(who):.3g}" for who in (OURS, ACCELERATED, REFERENCE)] + [f"{m.ratio:.1f}"]
-        table.add_row(m.name, *("" if cell == "nan" else cell for cell in cells))
+        values = [m.milliseconds(who) for who in (OURS, ACCELERATED, REFERENCE)]
+        cells = [f"{value:.0f}" if value >= 1000 else f"{value:.3g}" for value in values]
+        table.add_row(m.name, *("" if cell == "nan" else cell for cell in (*cells, f"{m.ratio:.1f}")))
     return table
 
 

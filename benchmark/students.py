@@ -276,8 +276,8 @@ def figure(results: Sequence[Result], config: ASTDetectorConfig, title: str) -> 
     figure.suptitle(f"The student's size, {title}", fontsize=11)
     for number, category in enumerate(categories, 1):
         epochs = sorted({r.epochs for r in results if r.category == category})
-        title = f"{category}, {' or '.join(map(str, epochs))} epochs"
-        axes = figure.add_subplot(1, len(categories), number, title=title, xscale="log")
+        heading = f"{category}, {' or '.join(map(str, epochs))} epochs"
+        axes = figure.add_subplot(1, len(categories), number, title=heading, xscale="log")
         axes.set(xlabel="parameters of the student [millions]", ylabel="100 - image AUROC" if number == 1 else "")
         for kind, colour in zip(BLOCKS, ("#0072B2", "#D55E00", "#009E73"), strict=True):
             designs = {r.design for r in results if r.category == category and r.design.kind == kind}

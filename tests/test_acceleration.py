@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import builtins
 import copy
+import itertools
 import pickle
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ def make_model(modality: str = "rgb", **changes: Any) -> ASTDetector:
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenVINO wins."""
-    monkeypatch.setattr(acceleration, "_is_faster", lambda new, old: True)
+    """OpenVINO wins: mixtures are timed from torch alone to OpenVINO alone."""
+    falling = itertools.count(1000, -1)
+    monkeypatch.setattr(acceleration, "_median_seconds", lambda run: next(falling))
 
 
 def scans(modality: str, count: int) -> list[Any] | None:
@@ -64,19 +65,18 @@ def test_in_bf16_it_rounds_and_does_no_more(monkeypatch: pytest.MonkeyPatch, alw
 
 
 def test_where_it_is_slower_the_detector_computes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceleration, "_is_faster", lambda new, old: False)
+    rising = itertools.count()
+    monkeypatch.setattr(acceleration, "_median_seconds", lambda run: next(rising))
     model = make_model()
     expected = model.predict(tiny.picture(0)).score
     assert dict(model.accelerate()) == {"trunk": TORCH, "heads": TORCH}
     assert model.predict(tiny.picture(0)).score == expected
 
 
-def test_faster_is_the_smaller_median() -> None:
-    def takes(rounds: int) -> Callable[[], object]:
-        return lambda: [torch.ones(64, 64) @ torch.ones(64, 64) for _ in range(rounds)]
-
-    assert acceleration._is_faster(takes(1), takes(200))
-    assert not acceleration._is_faster(takes(200), takes(1))
+def test_mixtures_are_timed_as_a_whole() -> None:
+    calls: list[int] = []
+    assert 0 < acceleration._median_seconds(lambda: calls.append(len(calls))) < 1
+    assert len(calls) == 2 + 9
 
 
 def test_changed_weights_and_precision_are_followed(always: None) -> None:
