@@ -125,8 +125,9 @@ class _Compiled:
             raise AccelerationError(
                 f"Accelerating needs {error.name}: pip install openvino onnx onnxscript."
             ) from error
+        precision = model.effective_precision
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if computes_in_bf16(model.device, model.precision) else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if computes_in_bf16(model.device, precision) else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
@@ -151,7 +152,7 @@ class _Compiled:
 
 
 def _state(model: InferenceMixin) -> object:
-    return model.precision, versions((*model.parameters(), *model.buffers()))
+    return model.effective_precision, versions((*model.parameters(), *model.buffers()))
 
 
 def _median_seconds(run: Callable[[], object]) -> float:

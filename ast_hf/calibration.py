@@ -6,7 +6,7 @@ import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ast_hf.errors import CheckpointError, ConfigError
 
@@ -22,19 +22,23 @@ class Calibration:
         scores: Image scores of the held-out good parts; sorted on construction.
         peaks: The largest value of each of their anomaly maps at feature resolution; sorted on construction.
         false_positive_rate: Share of good parts that may be called anomalous, in (0, 1).
+        precision: Arithmetic of the convolutions that the scores were computed in.
 
     Raises:
-        ConfigError: No scores, a score that is not finite, or a rate outside (0, 1).
+        ConfigError: No scores, a score that is not finite, a rate outside (0, 1), or another precision.
     """
 
     scores: tuple[float, ...]
     peaks: tuple[float, ...]
     false_positive_rate: float = DEFAULT_FALSE_POSITIVE_RATE
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         for name in ("scores", "peaks"):
             object.__setattr__(self, name, _checked(name, getattr(self, name)))
         check_rate(self.false_positive_rate)
+        if self.precision not in ("fp32", "bf16"):
+            raise ConfigError(f"The calibration's precision is {str(self.precision)[:40]!r}: it is fp32 or bf16.")
 
     def threshold(self, false_positive_rate: float | None = None) -> float:
         """The image score above which a part is called anomalous.
@@ -64,6 +68,7 @@ class Calibration:
         """JSON-ready; `threshold` and `map_threshold` are for the reader and are computed again on reading."""
         return {
             "false_positive_rate": self.false_positive_rate,
+            "precision": self.precision,
             "threshold": self.threshold(),
             "map_threshold": self.map_threshold(),
             "scores": list(self.scores),
@@ -78,7 +83,8 @@ class Calibration:
             CheckpointError: A field is missing or unusable.
         """
         try:
-            return cls(tuple(values["scores"]), tuple(values["peaks"]), values["false_positive_rate"])
+            precision = values.get("precision", "fp32")  # what all had before it was written down
+            return cls(tuple(values["scores"]), tuple(values["peaks"]), values["false_positive_rate"], precision)
         except (KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"The stored calibration cannot be used ({error}).") from error
 

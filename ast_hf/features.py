@@ -58,7 +58,7 @@ class FeatureCache:
         if model.backbone is None:
             raise ValueError("A detector without a backbone has no features to keep.")
         config = model.config
-        arithmetic = "bf16" if computes_in_bf16(model.device, model.precision) else "fp32"
+        arithmetic = "bf16" if computes_in_bf16(model.device, model.effective_precision) else "fp32"
         settings = (config.backbone_layer, config.image_size, config.backbone_padding, arithmetic)
         self.settings = f"{model.backbone.digest()} {settings}".encode()
         self.folder = folder

@@ -14,6 +14,7 @@ from ast_hf.graphs import Recordings
 if TYPE_CHECKING:
     from ast_hf.acceleration import Accelerated
     from ast_hf.backbone import FeatureExtractor
+    from ast_hf.calibration import Calibration
 
 
 class InferenceMixin(nn.Module):
@@ -21,6 +22,7 @@ class InferenceMixin(nn.Module):
 
     # The detector's own, which this is mixed into.
     backbone: FeatureExtractor | None
+    calibration: Calibration | None
     device: Any
     inputs: Callable[..., Tensor]
     join: Callable[..., Tensor]
@@ -32,6 +34,16 @@ class InferenceMixin(nn.Module):
         self.precision: Precision = "auto"
         self._recordings = Recordings()
         self._accelerated: Accelerated | None = None
+
+    @property
+    def effective_precision(self) -> Precision:
+        """`precision`, but for "auto" where the threshold was found in fp32: then that is kept to.
+
+        A detector that learnt and was calibrated in fp32 gives good parts scores that are some percent higher in bf16,
+        and with them false alarms. One that learnt in bf16 gives nearly the same scores in both.
+        """
+        found_in_fp32 = self.calibration is not None and self.calibration.precision == "fp32"
+        return "fp32" if self.precision == "auto" and found_in_fp32 else self.precision
 
     @contextmanager
     def computing_in(self, precision: Precision) -> Iterator[None]:
@@ -59,7 +71,7 @@ class InferenceMixin(nn.Module):
                 output = self(**dict(zip(inputs, tensors, strict=True)))
                 return output.anomaly_map, output.score
 
-            state, setting = (*self.parameters(), *self.buffers()), (self.precision, self.training, *inputs)
+            state, setting = (*self.parameters(), *self.buffers()), (self.effective_precision, self.training, *inputs)
             anomaly_map, score = self._recordings.run(compute, tuple(inputs.values()), state, setting)
             return anomaly_map, score
         fast = self._accelerated

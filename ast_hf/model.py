@@ -50,7 +50,7 @@ class ASTDetector(HubMixin, InferenceMixin, nn.Module):
         student: The `Student`.
         calibration: Threshold and p-value from held-out good parts, or None.
         metrics: What was measured with this detector, for its model card (`card.write_card`), or None.
-        precision: Arithmetic of the convolutions (`arithmetic.Precision`); no part of a checkpoint.
+        precision: Arithmetic of the convolutions; no part of a checkpoint (see `effective_precision`).
 
     Raises:
         ConfigError: Backbone and configuration do not fit together.
@@ -119,7 +119,7 @@ class ASTDetector(HubMixin, InferenceMixin, nn.Module):
         """The backbone's features (B, F, h, w) of pictures (B, 3, image_size, image_size)."""
         assert self.backbone is not None, "a detector of depth alone has no backbone"
         size = self.config.image_size
-        with arithmetic(self.device, self.precision):
+        with arithmetic(self.device, self.effective_precision):
             return self.backbone(_checked("pixel_values", pixel_values, (3, size, size)))
 
     def join(self, features: Tensor | None, depth: Tensor | None) -> Tensor:
@@ -151,12 +151,12 @@ class ASTDetector(HubMixin, InferenceMixin, nn.Module):
         """The teacher's z (B, C, h, w) and log_jac (B, h, w) for standardised inputs (B, C, h, w)."""
         # Not len() here and below: an export would take it for a constant, and the batch size is none.
         condition = self.condition(inputs.shape[0])
-        with arithmetic(self.device, self.precision):
+        with arithmetic(self.device, self.effective_precision):
             return self.teacher(inputs, c=None if condition is None else [condition])
 
     def study(self, inputs: Tensor) -> Tensor:
         """The student's guess at z (B, C, h, w) for standardised inputs (B, C, h, w)."""
-        with arithmetic(self.device, self.precision):
+        with arithmetic(self.device, self.effective_precision):
             return self.student(inputs, self.condition(inputs.shape[0]))
 
     def compare(self, inputs: Tensor, foreground: Tensor | None = None) -> ASTOutput:

@@ -6,11 +6,12 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ast_hf.arithmetic import computes_in_bf16
 from ast_hf.backbone import PRETRAINED
 from ast_hf.calibration import DEFAULT_FALSE_POSITIVE_RATE, Calibration, check_rate
 from ast_hf.config import ASTDetectorConfig, TrainingRecipe
@@ -81,8 +82,8 @@ def train(
             cache = FeatureCache(Path(cache_folder or default_cache_folder()), model)
         prepared = prepare(model, parts, cache=cache, on_batch=lambda done, total: report("features", done, total))
         fit(model, select(prepared, fitted), recipe, seed=seed, progress=report)
-    if held_out:
-        calibrate(model, select(prepared, held_out), false_positive_rate)
+        if held_out:
+            calibrate(model, select(prepared, held_out), false_positive_rate)
     return model
 
 
@@ -203,7 +204,8 @@ def calibrate(
         output = model.compare(batch.inputs, batch.foreground)
         scores += output.score.tolist()
         peaks += output.anomaly_map.amax(dim=(1, 2)).tolist()
-    model.calibration = Calibration(tuple(scores), tuple(peaks), false_positive_rate)
+    precision: Literal["fp32", "bf16"] = "bf16" if computes_in_bf16(model.device, model.effective_precision) else "fp32"
+    model.calibration = Calibration(tuple(scores), tuple(peaks), false_positive_rate, precision)
 
 
 def _optimize(

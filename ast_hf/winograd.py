@@ -63,10 +63,11 @@ class Conv2d(nn.Conv2d):
             self._prepared = None
             return (transform_weights(weight) if in_tiles else weight).to(dtype)
         version = (weight.data_ptr(), 0 if weight.is_inference() else weight._version, dtype, in_tiles)
-        if self._prepared is None or self._prepared[0] != version:
+        kept = self._prepared  # one look, since other threads may be here too
+        if kept is None or kept[0] != version:
             with torch.inference_mode(False), torch.no_grad():
-                self._prepared = (version, (transform_weights(weight) if in_tiles else weight).to(dtype))
-        return self._prepared[1]
+                kept = self._prepared = (version, (transform_weights(weight) if in_tiles else weight).to(dtype))
+        return kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_prepared": None}  # copies and pickles make their own

@@ -48,7 +48,7 @@ _RECIPE = TrainingRecipe(epochs=2)
 _STEPS = 2 * _RECIPE.epochs  # of the teacher, and as many of the student
 TRUNK, TEACHER, STUDENT, ONE = "trunk", "teacher", "student", "one picture, file to map"
 MANY = f"a picture of {_BATCH}, file to map"
-TRAINING = f"training step, teacher and student, {_RECIPE.batch_size} pictures"
+TRAINING = f"training step, {_RECIPE.batch_size} pictures"
 HOLES = "fill the holes of a scan, 800 x 800"
 
 

@@ -30,8 +30,12 @@ def draw(facts: Mapping[str, Any]) -> bytes:
             for row, who in enumerate(who for who in _LABELS if who in step["seconds"]):
                 value = 1e3 * float(np.median(step["seconds"][who])) / step["count"]
                 handles[who] = axes.barh(place + 0.27 * (row - 1), value, 0.25, color=_COLOURS[who])
-                axes.annotate(f" {value:.3g}", (value, place + 0.27 * (row - 1)), va="center", fontsize=8)
-        axes.set_xscale("log")
+                axes.annotate(
+                    f" {value:.0f}" if value >= 100 else f" {value:.3g}",
+                    (value, place + 0.27 * (row - 1)),
+                    va="center",
+                    fontsize=8,
+                )
         axes.set_yticks(range(len(steps)), [step["name"] for step in steps])
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)

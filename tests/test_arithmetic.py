@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ast_hf import ASTDetector, TrainingRecipe, train
+from ast_hf import ASTDetector, CheckpointError, TrainingRecipe, train
 from ast_hf.arithmetic import Precision, arithmetic, computes_in_bf16
+from ast_hf.calibration import Calibration
 from ast_hf.features import FeatureCache
 from ast_hf.training import TrainingError
 from tests import tiny
@@ -84,3 +85,27 @@ def test_training_in_bf16_learns_the_same(modality: str, tmp_path: Path) -> None
         scores.append(model.predict(tiny.picture(99, defect=True), None if points is None else tiny.scan(99)).score)
     assert scores[1] == pytest.approx(scores[0], rel=0.05)
     assert scores[1] != scores[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_a_threshold_is_for_scores_of_its_own_arithmetic(precision: str, fast: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pictures = [tiny.picture(seed) for seed in range(12)]
+    recipe = TrainingRecipe(epochs=1, precision=precision)  # type: ignore[arg-type]
+    model = train(tiny.config(), pictures, recipe, backbone_weights=None, cache_folder=tmp_path / "cache")
+    assert model.calibration is not None
+    in_bf16 = computes_in_bf16(CPU, recipe.precision)
+    assert model.calibration.precision == ("bf16" if in_bf16 else "fp32")
+    model.save_pretrained(tmp_path / "model")
+    loaded = ASTDetector.from_pretrained(tmp_path / "model", device="cpu")
+    assert loaded.calibration == model.calibration
+    assert computes_in_bf16(CPU, loaded.effective_precision) == (in_bf16 and fast)
+    with loaded.computing_in("bf16"):
+        assert loaded.effective_precision == "bf16", "what is asked for is done"
+
+
+def test_calibrations_without_a_precision_are_of_fp32() -> None:
+    values = Calibration((1.0,), (2.0,)).to_dict()
+    assert Calibration.from_dict({k: v for k, v in values.items() if k != "precision"}).precision == "fp32"
+    with pytest.raises(CheckpointError, match="fp32 or bf16"):
+        Calibration.from_dict({**values, "precision": "fp8"})
