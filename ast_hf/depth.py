@@ -86,14 +86,21 @@ def fill_holes(z: np.ndarray, rounds: int) -> np.ndarray:
 
     As in the authors' code the first row and the first column are never filled.
     """
-    z = z.copy()
+    # A margin below and on the right only: the holes looked at have neighbours above and on the left.
+    padded = np.pad(z, (0, 1))
+    values, width = padded.ravel(), padded.shape[1]
+    rows, columns = np.nonzero(z[1:, 1:] == 0)
+    holes = (rows + 1) * width + columns + 1
     for _ in range(rounds):
-        rows, columns = np.nonzero(z[1:, 1:] == 0)
-        # A margin below and on the right only: (row, column) of z[1:, 1:] is the upper left corner of its window.
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(z, (0, 1)), (3, 3))[rows, columns]
-        neighbours = np.count_nonzero(windows, axis=(1, 2))
-        z[rows + 1, columns + 1] = windows.sum(axis=(1, 2), dtype=np.float64) / np.maximum(neighbours, 1)
-    return z
+        total, count = np.zeros(len(holes)), np.zeros(len(holes), dtype=np.int64)
+        for row in (-width, 0, width):
+            for column in (-1, 0, 1):
+                near = values[holes + (row + column)]
+                total += near
+                count += near != 0
+        values[holes] = total / np.maximum(count, 1)
+        holes = holes[values[holes] == 0]
+    return padded[:-1, :-1].copy()
 
 
 def corner_heights(z: np.ndarray) -> np.ndarray | None:

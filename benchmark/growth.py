@@ -109,7 +109,7 @@ def figure(points: Sequence[Point], size: int, title: str) -> Figure:
         line = sorted(line, key=lambda point: getattr(point, x))
         values = [p.seconds if y == "seconds" else p.peak_bytes / 1e9 for p in line]
         axes.plot([getattr(p, x) for p in line], values, "o-", color="#0072B2")
-        axes.set(xlim=(0, None), ylim=(0, None))
+        axes.set(xlim=(0, None), ylim=(0, 1.08 * max(values)))
         axes.title.set_fontsize(10)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
