@@ -274,19 +274,26 @@ def figure(results: Sequence[Result], config: ASTDetectorConfig, title: str) -> 
     categories = sorted({r.category for r in results})
     figure = Figure(figsize=(4.6 * len(categories), 3.6), layout="constrained")
     figure.suptitle(f"The student's size, {title}", fontsize=11)
-    for number, category in enumerate(categories, 1):
+    for panel, category in enumerate(categories, 1):
         epochs = sorted({r.epochs for r in results if r.category == category})
         heading = f"{category}, {' or '.join(map(str, epochs))} epochs"
-        axes = figure.add_subplot(1, len(categories), number, title=heading, xscale="log")
-        axes.set(xlabel="parameters of the student [millions]", ylabel="100 - image AUROC" if number == 1 else "")
+        axes = figure.add_subplot(1, len(categories), panel, title=heading, xscale="log")
+        axes.set(xlabel="parameters of the student [millions]", ylabel="100 - image AUROC" if panel == 1 else "")
         for kind, colour in zip(BLOCKS, ("#0072B2", "#D55E00", "#009E73"), strict=True):
             designs = {r.design for r in results if r.category == category and r.design.kind == kind}
-            for design in designs:
+            for number, design in enumerate(sorted(designs, key=lambda design: parameters(design, config))):
                 found = mean_and_deviation(results, design, category)
                 assert found is not None
                 x, y = parameters(design, config) / 1e6, 100 - found[0]
                 axes.errorbar(x, y, found[1], fmt="o", color=colour, capsize=3)
-                axes.annotate(f"{design.width} x {design.blocks}", (x, y), (5, 5), textcoords="offset points", size=8)
+                axes.annotate(
+                    f"{design.width} x {design.blocks}",
+                    (x, y),
+                    (4, 5 if number % 2 else 16),
+                    textcoords="offset points",
+                    size=7,
+                    color=colour,
+                )
             if designs:
                 axes.plot([], [], "o", color=colour, label=kind)
         axes.set_ylim(0, None)
