@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 where a picture could not be used, or 2 where nothing could be done.
     """
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ast_hf").setLevel(logging.INFO)  # and nothing of what exporters and others tell themselves
     keep_freed_memory()
     try:
         return options.run(options)
