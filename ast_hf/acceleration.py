@@ -7,6 +7,7 @@ timed as a whole: two libraries' threads in one process may get in each other's 
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import statistics
 import threading
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ast_hf.arithmetic import computes_in_bf16
 from ast_hf.errors import ASTError
 from ast_hf.folding import fold_batch_norm
 from ast_hf.graphs import versions
@@ -33,6 +33,11 @@ _CALLS = 9  # to time a mixture by
 
 class AccelerationError(ASTError):
     """A detector cannot be accelerated."""
+
+
+def can_accelerate(device: torch.device) -> bool:
+    """Whether OpenVINO is installed and the device a CPU."""
+    return device.type == "cpu" and importlib.util.find_spec("openvino") is not None
 
 
 class Accelerated:
@@ -125,9 +130,8 @@ class _Compiled:
             raise AccelerationError(
                 f"Accelerating needs {error.name}: pip install openvino onnx onnxscript."
             ) from error
-        precision = model.effective_precision
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if computes_in_bf16(model.device, precision) else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if model.effective_precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }

@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ast_hf.arithmetic import computes_in_bf16
 from ast_hf.checkpoint import write_whole
 from ast_hf.hub import home
 from ast_hf.images import ImageSource, read_image
@@ -58,8 +57,7 @@ class FeatureCache:
         if model.backbone is None:
             raise ValueError("A detector without a backbone has no features to keep.")
         config = model.config
-        arithmetic = "bf16" if computes_in_bf16(model.device, model.effective_precision) else "fp32"
-        settings = (config.backbone_layer, config.image_size, config.backbone_padding, arithmetic)
+        settings = (config.backbone_layer, config.image_size, config.backbone_padding, model.effective_precision)
         self.settings = f"{model.backbone.digest()} {settings}".encode()
         self.folder = folder
 

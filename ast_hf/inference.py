@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from ast_hf.arithmetic import Precision
+from ast_hf.arithmetic import Precision, computes_in_bf16
 from ast_hf.graphs import Recordings
 
 if TYPE_CHECKING:
@@ -36,14 +36,15 @@ class InferenceMixin(nn.Module):
         self._accelerated: Accelerated | None = None
 
     @property
-    def effective_precision(self) -> Precision:
-        """`precision`, but for "auto" where the threshold was found in fp32: then that is kept to.
+    def effective_precision(self) -> Literal["fp32", "bf16"]:
+        """What `precision` comes to on this device; "auto" is fp32 where the threshold was found in that.
 
         A detector that learnt and was calibrated in fp32 gives good parts scores that are some percent higher in bf16,
         and with them false alarms. One that learnt in bf16 gives nearly the same scores in both.
         """
-        found_in_fp32 = self.calibration is not None and self.calibration.precision == "fp32"
-        return "fp32" if self.precision == "auto" and found_in_fp32 else self.precision
+        if self.precision == "auto" and self.calibration is not None and self.calibration.precision == "fp32":
+            return "fp32"
+        return "bf16" if computes_in_bf16(self.device, self.precision) else "fp32"
 
     @contextmanager
     def computing_in(self, precision: Precision) -> Iterator[None]:
@@ -63,9 +64,9 @@ class InferenceMixin(nn.Module):
         self, pixel_values: Tensor | None = None, depth: Tensor | None = None, foreground: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Of `forward`, what a prediction needs, by recorded kernels on a GPU and what `accelerate` chose on a CPU."""
-        given = {"pixel_values": pixel_values, "depth": depth, "foreground": foreground}
-        inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
         if self.device.type == "cuda":
+            given = {"pixel_values": pixel_values, "depth": depth, "foreground": foreground}
+            inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
 
             def compute(*tensors: Tensor) -> tuple[Tensor, Tensor]:
                 output = self(**dict(zip(inputs, tensors, strict=True)))

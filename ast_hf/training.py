@@ -6,12 +6,11 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ast_hf.arithmetic import computes_in_bf16
 from ast_hf.backbone import PRETRAINED
 from ast_hf.calibration import DEFAULT_FALSE_POSITIVE_RATE, Calibration, check_rate
 from ast_hf.config import ASTDetectorConfig, TrainingRecipe
@@ -204,8 +203,7 @@ def calibrate(
         output = model.compare(batch.inputs, batch.foreground)
         scores += output.score.tolist()
         peaks += output.anomaly_map.amax(dim=(1, 2)).tolist()
-    precision: Literal["fp32", "bf16"] = "bf16" if computes_in_bf16(model.device, model.effective_precision) else "fp32"
-    model.calibration = Calibration(tuple(scores), tuple(peaks), false_positive_rate, precision)
+    model.calibration = Calibration(tuple(scores), tuple(peaks), false_positive_rate, model.effective_precision)
 
 
 def _optimize(

@@ -19,7 +19,6 @@ import timm
 import torch
 
 import ast_hf
-from ast_hf.arithmetic import computes_in_bf16
 from ast_hf.checkpoint import write_whole
 from ast_hf.config import ASTDetectorConfig, TrainingRecipe
 from ast_hf.features import FeatureCache, PreparedParts, default_cache_folder, prepare
@@ -63,13 +62,7 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
     model.precision = recipe.precision
     change_model(model, job.variant, job.seed)
     with shared_cache(job, model) as cache:
-
-        def prepared(samples: tuple[Sample, ...], stage: str) -> PreparedParts:
-            parts = [Part(s.image, s.points if config.uses_depth else None) for s in samples]
-            return prepare(model, parts, cache=cache, on_batch=lambda done, total: progress(stage, done, total))
-
-        good, test = prepared(category.train, "train set"), prepared(category.test, "test set")
-        validation = prepared(category.validation, "validation set") if category.validation else None
+        good, test, validation = prepare_category(model, category, cache, progress)
     seconds = {"features": time.monotonic() - started}
     train_detector(model, good, validation, recipe, job.seed, progress)
     seconds["training"] = time.monotonic() - started - seconds["features"]
@@ -88,6 +81,19 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
     facts = {"published": published_figures(job, figures), "receipt": receipt(model, category)}
     write_result(output, job, {"figures": figures, "seconds": seconds, **facts})
     progress("evaluation", 1, 1)
+
+
+def prepare_category(
+    model: ASTDetector, category: Category, cache: FeatureCache | None, progress: Progress
+) -> tuple[PreparedParts, PreparedParts, PreparedParts | None]:
+    """What goes into the networks of the train, the test and, where there is one, the validation set."""
+
+    def prepared(samples: tuple[Sample, ...], stage: str) -> PreparedParts:
+        parts = [Part(s.image, s.points if model.config.uses_depth else None) for s in samples]
+        return prepare(model, parts, cache=cache, on_batch=lambda done, total: progress(stage, done, total))
+
+    good, test = prepared(category.train, "train set"), prepared(category.test, "test set")
+    return good, test, prepared(category.validation, "validation set") if category.validation else None
 
 
 @contextlib.contextmanager
@@ -172,7 +178,7 @@ def receipt(model: ASTDetector, category: Category) -> dict[str, Any]:
         "timm": timm.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "arithmetic": "bf16" if computes_in_bf16(device, model.precision) else "fp32",
+        "arithmetic": model.effective_precision,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "backbone_sha256": None if model.backbone is None else model.backbone.digest(),
         "train_parts": len(category.train),

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ast_hf.arithmetic import computes_in_bf16
+from ast_hf.acceleration import can_accelerate
 from ast_hf.checkpoint import write_whole
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.memory import keep_freed_memory
@@ -67,11 +67,12 @@ def ours(device: torch.device) -> Mapping[str, tuple[nn.Module, int]]:
         config = ASTDetectorConfig.preset(preset)
         exact, fast = (placed(ASTDetector(config), device) for _ in range(2))
         exact.precision = "fp32"
-        has_openvino = device.type == "cpu" and importlib.util.find_spec("openvino") is not None
-        runtimes = set(fast.accelerate().values()) if has_openvino else {"torch"}
-        kind = "bf16" if computes_in_bf16(device, fast.precision) else "fp32"
+        runtimes = set(fast.accelerate().values()) if can_accelerate(device) else {"torch"}
         found[f"AST, {preset}"] = exact, config.image_size
-        found[f"AST, {preset}, {kind}, {' and '.join(sorted(runtimes))}"] = _Fast(fast), config.image_size
+        found[f"AST, {preset}, {fast.effective_precision}, {' and '.join(sorted(runtimes))}"] = (
+            _Fast(fast),
+            config.image_size,
+        )
     return found
 
 

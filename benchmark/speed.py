@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import json
 import multiprocessing
 import sys
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
+from ast_hf.acceleration import can_accelerate
 from ast_hf.checkpoint import write_whole
 from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe
 from ast_hf.depth import fill_holes
@@ -174,7 +174,7 @@ def whole_steps(model: ASTDetector, path: Path) -> Steps:
 
 def accelerated_steps(folder: Path, device: torch.device) -> tuple[Steps, Mapping[str, str]]:
     """The same with OpenVINO where it is faster, and where that is; nothing where it is missing or on a GPU."""
-    if device.type != "cpu" or importlib.util.find_spec("openvino") is None:
+    if not can_accelerate(device):
         return {}, {}
     model = ASTDetector.from_pretrained(folder / "model", device=device)
     runtimes = model.accelerate()

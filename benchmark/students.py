@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev
 from typing import Any
 
 import torch
@@ -27,14 +27,14 @@ from ast_hf.arithmetic import Precision, arithmetic
 from ast_hf.backbone import PRETRAINED
 from ast_hf.checkpoint import write_whole
 from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe
-from ast_hf.features import FeatureCache, PreparedParts, default_cache_folder, prepare
+from ast_hf.features import FeatureCache, default_cache_folder
 from ast_hf.memory import keep_freed_memory
 from ast_hf.model import ASTDetector, default_device, placed
-from ast_hf.parts import Part
 from ast_hf.student import Student
 from ast_hf.training import build, fit_student, fit_teacher, progress_bars, set_standardization
 from benchmark.datasets import Category, load_category
 from benchmark.evaluate import image_figures, score_parts
+from benchmark.experiment import prepare_category
 from benchmark.timing import describe, race, stopwatch, versions
 
 
@@ -196,12 +196,7 @@ def measure(
     model.precision = recipe.precision
     cache = FeatureCache(default_cache_folder(), model)
     with progress_bars() as progress:
-
-        def prepared(samples: Sequence[Any], stage: str) -> PreparedParts:
-            parts = [Part(sample.image) for sample in samples]
-            return prepare(model, parts, cache=cache, on_batch=lambda done, total: progress(stage, done, total))
-
-        good, test = prepared(category.train, "train set"), prepared(category.test, "test set")
+        good, test, _ = prepare_category(model, category, cache, progress)
         set_standardization(model, good.inputs)
         fit_teacher(model, good, recipe, torch.Generator().manual_seed(seed), progress)
     for design in designs:
@@ -225,7 +220,7 @@ def milliseconds(
             for design, student in students.items()
         }
         seconds = race(runs, 15)
-    return {design: 1e3 * sorted(seconds[str(design)])[7] for design in designs}
+    return {design: 1e3 * median(seconds[str(design)]) for design in designs}
 
 
 def parameters(design: Design, config: ASTDetectorConfig) -> int:
