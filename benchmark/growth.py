@@ -103,9 +103,7 @@ def figure(points: Sequence[Point], size: int, title: str) -> Figure:
     )
     for number, (line, x, y, what) in enumerate(panels, 1):
         axes = figure.add_subplot(2, 2, number, title=what, ylabel=y)
-        axes.set_xlabel(
-            {"pictures": "training pictures", "epochs": "epochs of teacher and of student"}.get(x, "pixels")
-        )
+        axes.set_xlabel(_LABELS[x])
         line = sorted(line, key=lambda point: getattr(point, x))
         values = [p.seconds if y == "seconds" else p.peak_bytes / 1e9 for p in line]
         axes.plot([getattr(p, x) for p in line], values, "o-", color="#0072B2")
