@@ -98,6 +98,15 @@ def test_weights_are_prepared_once_and_stay_out_of_copies(monkeypatch: pytest.Mo
     assert set(conv.state_dict()) == {"weight", "bias"}
 
 
+def test_maps_of_other_sizes_take_the_weights_of_their_own_tiles() -> None:
+    conv = wide()
+    with torch.no_grad():
+        for side in (12, 10, 1, 12):
+            x = torch.randn(1, WIDE, side, side)
+            expected = F.conv2d(x, conv.weight, conv.bias, padding=1)
+            assert (conv(x) - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 0}, {"out_channels": 64}, {"kernel_size": 7}],
