@@ -276,22 +276,16 @@ def figure(results: Sequence[Result], config: ASTDetectorConfig, title: str) -> 
         axes.set(xlabel="parameters of the student [millions]", ylabel="100 - image AUROC" if panel == 1 else "")
         for kind, colour in zip(BLOCKS, ("#0072B2", "#D55E00", "#009E73"), strict=True):
             designs = {r.design for r in results if r.category == category and r.design.kind == kind}
-            for number, design in enumerate(sorted(designs, key=lambda design: parameters(design, config))):
+            for design in designs:
                 found = mean_and_deviation(results, design, category)
                 assert found is not None
                 x, y = parameters(design, config) / 1e6, 100 - found[0]
                 axes.errorbar(x, y, found[1], fmt="o", color=colour, capsize=3)
-                axes.annotate(
-                    f"{design.width} x {design.blocks}",
-                    (x, y),
-                    (4, 5 if number % 2 else 16),
-                    textcoords="offset points",
-                    size=7,
-                    color=colour,
-                )
+                text, place = f"{design.width} x {design.blocks}", {"textcoords": "offset points", "rotation": 55}
+                axes.annotate(text, (x, y), (1, 5), size=7, color=colour, **place)  # type: ignore[arg-type]
             if designs:
                 axes.plot([], [], "o", color=colour, label=kind)
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.2 * axes.get_ylim()[1])
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, title="blocks", alignment="left")
     return figure
