@@ -1,8 +1,9 @@
 """A detector's networks compiled by OpenVINO, as far as that is faster on this CPU: measured, not guessed.
 
 OpenVINO fuses what lies between convolutions and is ahead on narrow networks; on the wide teacher and student of the
-paper's presets our own tiles (`winograd`) are. So the trunk and the heads are compiled one by one, and every mixture is
-timed as a whole: two libraries' threads in one process may get in each other's way.
+paper's presets our own tiles (`winograd`) are, best with both at once, each on half of the threads.
+So the trunk and the heads are compiled one by one, and every mixture is timed as a whole: two libraries' threads in one
+process may get in each other's way.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,12 +24,13 @@ from torch import Tensor, nn
 from ast_hf.errors import ASTError
 from ast_hf.folding import fold_batch_norm
 from ast_hf.graphs import versions
+from ast_hf.scoring import distance_map, image_score
 
 if TYPE_CHECKING:
     from ast_hf.inference import InferenceMixin
     from ast_hf.model import ASTDetector
 
-TORCH, OPENVINO = "torch", "openvino"
+TORCH, OPENVINO, AT_ONCE = "torch", "openvino", "torch, both at once"
 _CALLS = 9  # to time a mixture by
 
 
@@ -49,7 +52,8 @@ class Accelerated:
     Attributes:
         trunk: As `ASTDetector.features`.
         heads: As `ASTDetector.heads`.
-        runtimes: "torch" or "openvino" for "trunk", where pictures go in, and for "heads", teacher and student.
+        runtimes: "torch" or "openvino" for "trunk", where pictures go in, and for "heads", teacher and student; those
+            may also be "torch, both at once".
 
     Raises:
         AccelerationError: OpenVINO is missing, or the detector is not on a CPU.
@@ -64,10 +68,10 @@ class Accelerated:
         inputs = torch.randn(1, config.input_channels, *model.map_size, generator=generator)
         mask = torch.ones(1, 1, *model.map_size) if config.uses_depth and config.foreground_dilation else None
         trunks: dict[str, Callable[[Any], Tensor]] = {TORCH: model.features}
-        heads: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-            TORCH: model.heads,
-            OPENVINO: _heads(model, inputs, mask),
-        }
+        heads: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {TORCH: model.heads}
+        if torch.get_num_threads() > 1:
+            heads[AT_ONCE] = _heads_at_once(model, torch.get_num_threads() // 2)
+        heads[OPENVINO] = _heads(model, inputs, mask)
         if model.backbone is not None:
             trunks[OPENVINO] = _trunk(model, pixel_values)
 
@@ -104,6 +108,22 @@ def _heads(model: ASTDetector, inputs: Tensor, mask: Tensor | None) -> Callable[
             return model.heads(inputs, mask)
         anomaly_map, score = compiled([inputs] if mask is None else [inputs, mask])
         return anomaly_map, score
+
+    return heads
+
+
+def _heads_at_once(model: ASTDetector, threads: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Teacher and student at the same time, with so many threads each: for one part, whose work is little for all."""
+    pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads,))
+    teach, study = torch.inference_mode()(model.teach), torch.inference_mode()(model.study)
+
+    def heads(inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if len(inputs) > 1:  # enough for all threads, and two networks would drive each other out of the caches
+            return model.heads(inputs, mask)
+        inputs = model.standardize(inputs)
+        taught, studied = pool.submit(teach, inputs), pool.submit(study, inputs)
+        anomaly_map = distance_map(taught.result()[0], studied.result(), mask)
+        return anomaly_map, image_score(anomaly_map, model.config.image_score)
 
     return heads
 

@@ -82,12 +82,13 @@ class InferenceMixin(nn.Module):
         return fast.heads(self.join(features, depth), self.mask(foreground))
 
     def accelerate(self) -> Mapping[str, str]:
-        """Has `predict` use OpenVINO (`pip install .[openvino]`) where it is faster on this CPU, until weights change.
+        """Has `predict` use what is fastest on this CPU, OpenVINO (`.[openvino]`) included, until weights change.
 
         Compiling and timing takes seconds, with the paper's presets half a minute: for services and many pictures.
 
         Returns:
-            "torch" or "openvino" for "trunk" and for "heads", teacher and student.
+            "torch" or "openvino" for "trunk" and for "heads", teacher and student; for those also "torch, both at
+            once".
 
         Raises:
             AccelerationError: OpenVINO is missing, or this detector is not on a CPU.

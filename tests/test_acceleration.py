@@ -6,6 +6,7 @@ import builtins
 import copy
 import itertools
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from ast_hf import ASTDetector, acceleration
 from ast_hf.acceleration import OPENVINO, TORCH, AccelerationError
 from ast_hf.cli import main
+from ast_hf.parts import Part, pixel_values, read_part, stack
 from tests import tiny
 
 
@@ -54,6 +56,35 @@ def test_the_same_predictions_for_any_batch(modality: str, always: None) -> None
         for ours, theirs in zip(found, expected, strict=True):
             assert ours.score == pytest.approx(theirs.score, rel=1e-4)
             assert abs(ours.anomaly_map - theirs.anomaly_map).max() < 1e-3 * abs(theirs.anomaly_map).max()
+
+
+@pytest.mark.parametrize("modality", ["rgb", "rgb+depth"])
+def test_teacher_and_student_at_once_compute_the_same(modality: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(modality)
+    expected = model.predict(pictures(modality, 3), scans(modality, 3))
+    threads, by_network = torch.get_num_threads(), {}
+    for network in (model.teacher, model.student):
+        network.register_forward_hook(
+            lambda module, *_: by_network.setdefault(module, []).append(
+                (threading.get_ident(), torch.get_num_threads())
+            )
+        )
+    heads = acceleration._heads_at_once(model, 1)
+    for picture, scan, prediction in zip(
+        pictures(modality, 3), scans(modality, 3) or [None] * 3, expected, strict=True
+    ):
+        part = read_part(model.config, Part(picture, scan))
+        with torch.inference_mode():
+            inputs = model.inputs(pixel_values([part], model.device), stack([part.depth], model.device))
+            mask = model.mask(stack([part.foreground], model.device))
+            anomaly_map, score = heads(inputs, mask)
+            in_a_batch = heads(inputs.repeat(2, 1, 1, 1), None if mask is None else mask.repeat(2, 1, 1, 1))
+        assert score.item() == pytest.approx(prediction.score, rel=1e-5)
+        assert torch.allclose(in_a_batch[0][:1], anomaly_map, rtol=1e-4, atol=1e-7)
+    (teacher, *_), (student, *_) = by_network[model.teacher], by_network[model.student]
+    assert len({teacher[0], student[0], threading.get_ident()}) == 3 and teacher[1] == student[1] == 1
+    assert torch.get_num_threads() == threads
+    assert by_network[model.teacher][1][0] == threading.get_ident()  # a batch has work enough for all threads
 
 
 def test_in_bf16_it_rounds_and_does_no_more(monkeypatch: pytest.MonkeyPatch, always: None) -> None:
