@@ -1,8 +1,8 @@
 """A detector's networks compiled by OpenVINO, as far as that is faster on this CPU: measured, not guessed.
 
 OpenVINO fuses what lies between convolutions and is ahead on narrow networks; on the wide teacher and student of the
-paper's presets our own tiles (`winograd`) are, best with both at once, each on half of the threads.
-So the trunk and the heads are compiled one by one, and every mixture is timed as a whole: two libraries' threads in one
+paper's presets our own tiles (`winograd`) are, best with both at once, each on half of the threads. So
+the trunk and the heads are compiled one by one, and every mixture is timed as a whole: two libraries' threads in one
 process may get in each other's way.
 """
 
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from ast_hf.errors import ASTError
 from ast_hf.folding import fold_batch_norm
 from ast_hf.graphs import versions
-from ast_hf.scoring import distance_map, image_score
 
 if TYPE_CHECKING:
     from ast_hf.inference import InferenceMixin
@@ -122,8 +121,8 @@ def _heads_at_once(model: ASTDetector, threads: int) -> Callable[..., tuple[Tens
             return model.heads(inputs, mask)
         inputs = model.standardize(inputs)
         taught, studied = pool.submit(teach, inputs), pool.submit(study, inputs)
-        anomaly_map = distance_map(taught.result()[0], studied.result(), mask)
-        return anomaly_map, image_score(anomaly_map, model.config.image_score)
+        output = model.judge(taught.result(), studied.result(), mask)
+        return output.anomaly_map, output.score
 
     return heads
 

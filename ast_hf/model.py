@@ -162,8 +162,11 @@ class ASTDetector(HubMixin, InferenceMixin, nn.Module):
     def compare(self, inputs: Tensor, foreground: Tensor | None = None) -> ASTOutput:
         """Scores inputs (B, C, h, w) from `inputs()`, masked by foreground (B, 1, h, w) in [0, 1]."""
         inputs = self.standardize(inputs)
-        teacher_z, log_jac = self.teach(inputs)
-        student_z = self.study(inputs)
+        return self.judge(self.teach(inputs), self.study(inputs), foreground)
+
+    def judge(self, taught: tuple[Tensor, Tensor], student_z: Tensor, foreground: Tensor | None = None) -> ASTOutput:
+        """Scores what `teach` and `study` gave, masked by foreground (B, 1, h, w) in [0, 1]."""
+        teacher_z, log_jac = taught
         anomaly_map = distance_map(teacher_z, student_z, foreground)
         score = image_score(anomaly_map, self.config.image_score)
         return ASTOutput(anomaly_map, score, teacher_z, student_z, log_jac, foreground)

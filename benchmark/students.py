@@ -281,8 +281,10 @@ def figure(results: Sequence[Result], config: ASTDetectorConfig, title: str) -> 
                 assert found is not None
                 x, y = parameters(design, config) / 1e6, 100 - found[0]
                 axes.errorbar(x, y, found[1], fmt="o", color=colour, capsize=3)
-                text, place = f"{design.width} x {design.blocks}", {"textcoords": "offset points", "rotation": 55}
-                axes.annotate(text, (x, y), (1, 5), size=7, color=colour, **place)  # type: ignore[arg-type]
+                axes.annotate(
+                    f"{design.width} x {design.blocks}", (x, y), (1, 5), textcoords="offset points",
+                    rotation=55, size=7, color=colour,
+                )  # fmt: skip
             if designs:
                 axes.plot([], [], "o", color=colour, label=kind)
         axes.set_ylim(0, 1.2 * axes.get_ylim()[1])
