@@ -15,12 +15,14 @@ DESELECTED := slow or gpu or network
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	@echo 'Tests marked slow, gpu or network are left out here; to run them: $(BIN)/pytest -m "$(DESELECTED)"'
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 demo: $(DEMO_STAMP)

@@ -1,12 +1,23 @@
-"""AST: asymmetric student-teacher networks for industrial anomaly detection (Rudolph et al., WACV 2023)."""
+"""AST: asymmetric student-teacher networks for industrial anomaly detection (Rudolph et al., WACV 2023).
 
-from ast_hf.config import ASTDetectorConfig, TrainingRecipe
-from ast_hf.errors import ASTError, CheckpointError, ConfigError, ImageReadError
-from ast_hf.model import ASTDetector, ASTOutput
-from ast_hf.prediction import Prediction
-from ast_hf.training import train
+The public names are imported when they are first used, so that importing the package takes no time and no torch.
+"""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ast_hf._lazy import lazy_attribute
+from ast_hf._version import __version__
+
+if TYPE_CHECKING:
+    from ast_hf.config import ASTDetectorConfig, TrainingRecipe
+    from ast_hf.detector import ASTDetector, from_pretrained
+    from ast_hf.errors import ASTError, CheckpointError, ConfigError, ImageReadError
+    from ast_hf.inference import Prediction, Predictor
+    from ast_hf.nn.network import ASTOutput
+    from ast_hf.training import train
+
 __all__ = [
     "ASTDetector",
     "ASTDetectorConfig",
@@ -16,9 +27,26 @@ __all__ = [
     "ConfigError",
     "ImageReadError",
     "Prediction",
+    "Predictor",
     "TrainingRecipe",
+    "__version__",
     "from_pretrained",
     "train",
 ]
 
-from_pretrained = ASTDetector.from_pretrained
+_MODULES = {
+    "ast_hf.config": ("ASTDetectorConfig", "TrainingRecipe"),
+    "ast_hf.detector": ("ASTDetector", "from_pretrained"),
+    "ast_hf.errors": ("ASTError", "CheckpointError", "ConfigError", "ImageReadError"),
+    "ast_hf.inference": ("Prediction", "Predictor"),
+    "ast_hf.nn.network": ("ASTOutput",),
+    "ast_hf.training": ("train",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    return lazy_attribute(__name__, _MODULES, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,36 +1,32 @@
-"""The command line, `python -m ast_hf`. Results go to stdout, everything else to stderr."""
+"""The command line, `python -m ast_hf`. Results go to stdout, everything else to stderr.
+
+A verb imports what it needs when it runs, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
-import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ast_hf.backbone import PRETRAINED
-from ast_hf.calibration import DEFAULT_FALSE_POSITIVE_RATE
-from ast_hf.checkpoint import write_whole
-from ast_hf.commands import add_hub_commands
-from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe, parse_changes
+from ast_hf.config import (
+    DEFAULT_FALSE_POSITIVE_RATE,
+    PRESETS,
+    PRETRAINED,
+    ASTDetectorConfig,
+    TrainingRecipe,
+    parse_overrides,
+)
 from ast_hf.errors import ASTError, ImageReadError
-from ast_hf.hub import store
-from ast_hf.memory import keep_freed_memory
-from ast_hf.model import ASTDetector
-from ast_hf.parts import Part, as_parts
-from ast_hf.prediction import Prediction, try_predict_parts
-from ast_hf.training import train
+
+if TYPE_CHECKING:
+    from ast_hf.data import Sample
 
 _LOG = logging.getLogger(__name__)
-_COLUMNS = ("image", "score", "threshold", "is_anomalous", "p_value", "regions", "overlay", "raw_map", "error")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("ast_hf").setLevel(logging.INFO)  # and nothing of what exporters and others tell themselves
-    keep_freed_memory()
     try:
         return options.run(options)
     except (ASTError, OSError) as error:
@@ -57,9 +52,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line's verbs and options."""
     top = argparse.ArgumentParser(prog="python -m ast_hf", description="AST: industrial anomaly detection.")
     verbs = top.add_subparsers(required=True, metavar="train|predict|push|convert|export")
-    _add_train(verbs)
-    _add_predict(verbs)
-    add_hub_commands(verbs.add_parser)
+    for add in (_add_train, _add_predict, _add_push, _add_convert, _add_export):
+        add(verbs)
     return top
 
 
@@ -67,7 +61,8 @@ def _add_train(verbs: Any) -> None:
     verb = verbs.add_parser(
         "train",
         help="train a detector on a folder of good parts",
-        description="Trains on good parts alone. A tenth of them, at least 8 or a third, is kept for the threshold.",
+        description="Trains on good parts alone. A tenth of them, at least 8 or a third, is kept for the threshold. "
+        "Features of the pictures are kept for the next run in ~/.cache/ast_hf/features, at most 4 GiB of them.",
     )
     verb.add_argument("folder", help="pictures of good parts; for depth presets a folder with rgb/ and xyz/")
     verb.add_argument("--preset", default="compact", choices=list(PRESETS), help="what to train (default: compact)")
@@ -75,17 +70,16 @@ def _add_train(verbs: Any) -> None:
     verb.add_argument("--name", help="also keep it under this name, for predict NAME and from_pretrained(NAME)")
     verb.add_argument("--epochs", type=int, help="epochs of teacher and of student (default: the preset's)")
     verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other fields of preset or recipe")
-    verb.add_argument(
-        "--backbone-weights", default=PRETRAINED, help="safetensors file in timm's names (default: from the Hub)"
-    )
+    _add_backbone_weights(verb)
     verb.add_argument(
         "--false-positive-rate",
         type=float,
         default=DEFAULT_FALSE_POSITIVE_RATE,
         help="share of good parts that the threshold may call anomalous (default: 0.05)",
     )
-    verb.add_argument("--half-precision", action="store_true", help="store the weights in fp16")
-    _add_common(verb)
+    verb.add_argument("--no-feature-cache", action="store_true", help="neither look for kept features nor keep any")
+    _add_half_precision(verb)
+    _add_device(verb)
     verb.add_argument("--seed", type=int, default=0, help="the same seed gives the same detector (default: 0)")
     verb.set_defaults(run=_train)
 
@@ -96,7 +90,7 @@ def _add_predict(verbs: Any) -> None:
         help="score pictures",
         description="Prints one row a picture on stdout. The exit status is 1 where a picture could not be used.",
     )
-    verb.add_argument("model", help="name, Hub id or folder of a detector")
+    _add_model(verb)
     verb.add_argument(
         "paths", nargs="+", type=Path,
         help="pictures, or folders of them; for depth models folders with rgb/ and xyz/, or scans",
@@ -109,22 +103,78 @@ def _add_predict(verbs: Any) -> None:
     verb.add_argument("--raw-maps", action="store_true", help="also write each anomaly map as float32 .npy")
     verb.add_argument("--batch-size", type=int, default=8, help="pictures computed at once (default: 8)")
     verb.add_argument(
-        "--accelerate", action="store_true",
-        help="first find out, which takes seconds, where OpenVINO is faster on this CPU (pip install .[openvino])",
+        "--runtime", choices=("torch", "compile", "openvino"), default="torch",
+        help="what computes (default: torch); openvino is the fastest on a CPU (pip install .[openvino]), compile on a "
+        "GPU, and both need up to a minute at the start",
     )  # fmt: skip
-    _add_common(verb)
+    verb.add_argument(
+        "--accelerate", dest="runtime", action="store_const", const="openvino", help="the same as --runtime openvino"
+    )
+    _add_device(verb)
     verb.set_defaults(run=_predict)
 
 
-def _add_common(verb: argparse.ArgumentParser) -> None:
+def _add_push(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "push",
+        help="upload a detector to the Hub",
+        description="Uploads one detector with its model card. Those of a benchmark's run: python -m benchmark.push.",
+    )
+    _add_model(verb)
+    verb.add_argument("--org", required=True, help="organisation or user on the Hub")
+    verb.add_argument("--name", help="of the repository (default: the folder's)")
+    verb.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    _add_half_precision(verb)
+    _add_backbone_weights(verb, default=None)
+    verb.set_defaults(run=_push)
+
+
+def _add_convert(verbs: Any) -> None:
+    verb = verbs.add_parser("convert", help="make a checkpoint of the weights that the authors' code saves")
+    verb.add_argument("teacher", type=Path, help="their *_teacher.pth; only from someone you trust")
+    verb.add_argument("student", type=Path, help="their *_student.pth")
+    verb.add_argument("--preset", default="mvtec-3d-ad", choices=list(PRESETS), help="what they were trained as")
+    verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other fields of the preset")
+    _add_backbone_weights(verb)
+    verb.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
+    verb.set_defaults(run=_convert)
+
+
+def _add_export(verbs: Any) -> None:
+    verb = verbs.add_parser("export", help="write a detector in another format")
+    _add_model(verb)
+    verb.add_argument("--format", choices=["onnx"], default="onnx", help="(default: onnx)")
+    _add_half_precision(verb)
+    verb.add_argument("--output", type=Path, required=True, help="file to write")
+    verb.set_defaults(run=_export)
+
+
+def _add_model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", help="name, Hub id or folder of a detector")
+
+
+def _add_device(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
 
 
+def _add_half_precision(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--half-precision", action="store_true", help="store the weights in fp16")
+
+
+def _add_backbone_weights(verb: argparse.ArgumentParser, default: str | None = PRETRAINED) -> None:
+    verb.add_argument(
+        "--backbone-weights", default=default, help="safetensors file in timm's names (default: from the Hub)"
+    )
+
+
 def _train(options: argparse.Namespace) -> int:
-    config_changes, recipe_changes = parse_changes(options.set)
+    from ast_hf.hub import store
+    from ast_hf.training import train
+
+    config_changes, recipe_changes = parse_overrides(options.set)
     if options.epochs is not None:
         recipe_changes["epochs"] = options.epochs
-    model = train(
+    detector = train(
         ASTDetectorConfig.preset(options.preset, **config_changes),
         options.folder,
         TrainingRecipe.preset(options.preset, **recipe_changes),
@@ -132,141 +182,90 @@ def _train(options: argparse.Namespace) -> int:
         options.seed,
         false_positive_rate=options.false_positive_rate,
         backbone_weights=options.backbone_weights,
+        cache_folder=False if options.no_feature_cache else None,
     )
-    model.save_pretrained(options.output, half_precision=options.half_precision)
+    detector.save_pretrained(options.output, half_precision=options.half_precision)
     _LOG.info("Saved to %s", options.output)
     if options.name:
-        _LOG.info("Stored as %s, in %s", options.name, store(model, options.name))
-    if model.calibration is not None:
+        _LOG.info("Stored as %s, in %s", options.name, store(detector, options.name))
+    if (calibration := detector.calibration) is not None:
         _LOG.info(
             "Threshold %.5g: from %d held-out good parts, for a false-positive rate of %g %%",
-            model.calibration.threshold(), len(model.calibration.scores), 100 * model.calibration.false_positive_rate,
+            calibration.threshold(), len(calibration.scores), 100 * calibration.false_positive_rate,
         )  # fmt: skip
     return 0
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from ast_hf.detector import ASTDetector
+    from ast_hf.inference import Predictor
+    from ast_hf.results import PictureWriter, RowWriter, error_row, prediction_row
+
     if options.raw_maps and options.output is None:
         raise ASTError("--raw-maps needs --output, the folder that they go to.")
-    model = ASTDetector.from_pretrained(options.model, device=options.device)
-    if options.accelerate:
-        _LOG.info("Computed by %s", " and ".join(f"{who} ({what})" for what, who in model.accelerate().items()))
-    if options.false_positive_rate is not None and model.calibration is not None:
-        model.calibration = dataclasses.replace(model.calibration, false_positive_rate=options.false_positive_rate)
-    parts, unlisted = _list_parts(model.config, options.paths)
-    if options.output is not None and model.calibration is None:
+    detector = ASTDetector.from_pretrained(options.model, device=options.device)
+    if options.false_positive_rate is not None and detector.calibration is not None:
+        rate = options.false_positive_rate
+        detector.calibration = dataclasses.replace(detector.calibration, false_positive_rate=rate)
+    predictor = Predictor(detector, runtime=options.runtime)
+    samples, unlisted = _list_samples(detector.config, options.paths)
+    if options.output is not None and detector.calibration is None:
         _LOG.warning("This detector is not calibrated: no overlays are drawn.")
-    outputs = _Outputs(options.output, [part.name for part in parts], options.raw_maps)
-    rows = _Rows(options.format)
-    failed = len(unlisted)
+    pictures = options.output and PictureWriter(options.output, [s.name for s in samples], raw_maps=options.raw_maps)
+    rows, failed = RowWriter(options.format, sys.stdout), len(unlisted)
     for error in unlisted:
-        rows.add(_error_row(error))
-    for part, result in zip(parts, try_predict_parts(model, parts, batch_size=options.batch_size), strict=True):
+        rows.add(error_row(error))
+    for sample, result in zip(samples, predictor.stream(samples, batch_size=options.batch_size), strict=True):
         failed += isinstance(result, ImageReadError)
         if isinstance(result, ImageReadError):
-            rows.add({**_error_row(result), "image": part.name})
+            rows.add(error_row(result, sample.name))
         else:
-            rows.add({**_row(result), **outputs.write(result)})
+            rows.add({**prediction_row(result), **(pictures.write(result) if pictures else {})})
     if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
-        write_whole(options.output / f"results.{options.format}", rows.text().encode())
+        rows.save(options.output)
     if failed:
-        _LOG.error("%d of %d could not be used; their rows say why.", failed, len(parts) + len(unlisted))
+        _LOG.error("%d of %d could not be used; their rows say why.", failed, len(samples) + len(unlisted))
     return 1 if failed else 0
 
 
-def _list_parts(config: ASTDetectorConfig, paths: Sequence[Path]) -> tuple[list[Part], list[ImageReadError]]:
-    parts: list[Part] = []
+def _list_samples(config: ASTDetectorConfig, paths: Sequence[Path]) -> tuple[list[Sample], list[ImageReadError]]:
+    from ast_hf.data.samples import collect_samples, file_sample
+
+    samples: list[Sample] = []
     unlisted: list[ImageReadError] = []
     for path in paths:
         try:
-            parts += as_parts(config, path) if path.is_dir() else [_file_part(config, path)]
+            samples += collect_samples(config, path) if path.is_dir() else [file_sample(config, path)]
         except ImageReadError as error:
             unlisted.append(error)
-    return parts, unlisted
+    return samples, unlisted
 
 
-def _file_part(config: ASTDetectorConfig, path: Path) -> Part:
-    if not config.uses_depth:
-        return Part(path)
-    if not config.uses_rgb:
-        return Part(points=path)
-    # MVTec 3D-AD's layout: .../rgb/000.png beside .../xyz/000.tiff
-    return Part(path, path.parent.parent / "xyz" / f"{path.stem}.tiff")
+def _push(options: argparse.Namespace) -> int:
+    from ast_hf.detector import ASTDetector
+
+    detector = ASTDetector.from_pretrained(options.model, device="cpu", backbone_weights=options.backbone_weights)
+    repo_id = f"{options.org}/{options.name or Path(options.model).resolve().name}"
+    commit = detector.push_to_hub(repo_id, private=options.private, half_precision=options.half_precision)
+    _LOG.info("Pushed to %s", commit.commit_url)
+    return 0
 
 
-def _row(prediction: Prediction) -> dict[str, Any]:
-    row: dict[str, Any] = {"image": prediction.name, "score": prediction.score}
-    if prediction.threshold is not None:
-        row |= {"threshold": prediction.threshold, "is_anomalous": prediction.is_anomalous}
-        row |= {"p_value": prediction.p_value}
-        row["regions"] = [dataclasses.asdict(region) for region in prediction.regions()]
-    return row
+def _convert(options: argparse.Namespace) -> int:
+    from ast_hf.original import load_original
+
+    config = ASTDetectorConfig.preset(options.preset, **parse_overrides(options.set)[0])
+    detector = load_original(options.teacher, options.student, config, backbone_weights=options.backbone_weights)
+    detector.save_pretrained(options.output)
+    _LOG.info("Saved to %s; the authors' files hold no threshold, so it gives scores and no verdicts.", options.output)
+    return 0
 
 
-def _error_row(error: ImageReadError) -> dict[str, Any]:
-    return {"image": error.source, "error": error.reason}
+def _export(options: argparse.Namespace) -> int:
+    from ast_hf.detector import ASTDetector
+    from ast_hf.export import export_onnx
 
-
-class _Rows:
-    """Rows in the chosen format: printed as they come and kept for the file."""
-
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
-        self._kept: list[str] = []
-        if kind == "csv":
-            self._print(dict(zip(_COLUMNS, _COLUMNS, strict=True)))
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._print(row)
-
-    def text(self) -> str:
-        return "".join(self._kept)
-
-    def _print(self, row: dict[str, Any]) -> None:
-        if self._kind == "jsonl":
-            line = json.dumps(row) + "\n"
-        else:
-            cells = io.StringIO()
-            values = {k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()}
-            csv.DictWriter(cells, _COLUMNS, restval="", lineterminator="\n").writerow(values)
-            line = cells.getvalue()
-        self._kept.append(line)
-        sys.stdout.write(line)
-        sys.stdout.flush()
-
-
-class _Outputs:
-    """Overlays and raw maps in folders that mirror the inputs', so that equal names never meet."""
-
-    def __init__(self, folder: Path | None, names: Sequence[str], raw_maps: bool) -> None:
-        self._folder, self._raw_maps = folder, raw_maps
-        parents = [os.path.dirname(os.path.abspath(name)) for name in names]
-        try:
-            self._root = os.path.commonpath(parents) if parents else ""
-        except ValueError:  # several drives
-            self._root = ""
-
-    def write(self, prediction: Prediction) -> dict[str, str]:
-        """Writes what was asked for and returns where, by column."""
-        if self._folder is None:
-            return {}
-        written: dict[str, str] = {}
-        if prediction.map_threshold is not None:
-            png = io.BytesIO()
-            prediction.overlay().save(png, "PNG")
-            written["overlay"] = self._write("overlays", prediction.name, ".png", png.getvalue())
-        if self._raw_maps:
-            raw = io.BytesIO()
-            np.save(raw, prediction.anomaly_map)
-            written["raw_map"] = self._write("raw_maps", prediction.name, ".npy", raw.getvalue())
-        return written
-
-    def _write(self, kind: str, name: str, suffix: str, data: bytes) -> str:
-        assert self._folder is not None
-        relative = os.path.relpath(os.path.abspath(name), self._root) if self._root else os.path.basename(name)
-        # The picture's own suffix stays: a.png and a.jpg are two pictures.
-        path = self._folder / kind / (relative + suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
-        return str(path)
+    detector = ASTDetector.from_pretrained(options.model, device="cpu")
+    export_onnx(detector, options.output, half_precision=options.half_precision)
+    _LOG.info("Written to %s", options.output)
+    return 0

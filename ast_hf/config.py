@@ -1,55 +1,28 @@
-"""What a detector is (`ASTDetectorConfig`) and how it is trained (`TrainingRecipe`), with the presets of both."""
+"""What a detector is (`ASTDetectorConfig`) and how it is trained (`TrainingRecipe`), with the presets of both.
 
-from __future__ import annotations
+Types and bounds are checked by huggingface_hub's strict dataclasses, which read annotations: hence none are postponed.
+"""
 
 import dataclasses
 import json
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeAlias
 
-from ast_hf import tiny
-from ast_hf.arithmetic import Precision
+from huggingface_hub.dataclasses import strict
+
+from ast_hf._fields import bounded, check_fields, from_json, identifier, odd_sizes, to_json
 from ast_hf.errors import ConfigError
 
-CONFIG_VERSION = 1
-# An older config_version -> what makes its fields those of the next version.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+CONFIG_VERSION = 2
+PRETRAINED = "pretrained"  # backbone weights: timm's from the Hub, or those that come with the package
+DEFAULT_FALSE_POSITIVE_RATE = 0.05
 
-_Record = TypeVar("_Record", bound="ASTDetectorConfig | TrainingRecipe")
-
-# Bounds of every number, inclusive: a config.json may come from a stranger, and a typing error in one number must not
-# ask for a terabyte of weights.
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "image_size": (32, 4096),
-    "backbone_padding": (32, 4096),
-    "feature_channels": (1, 8192),
-    "depth_size": (8, 4096),
-    "depth_unshuffle": (1, 64),
-    "position_channels": (0, 1024),
-    "coupling_blocks": (1, 64),
-    "coupling_clamp": (1e-3, 1e3),
-    "teacher_channels": (1, 8192),
-    "student_channels": (1, 8192),
-    "student_blocks": (0, 64),
-    "student_negative_slope": (0.0, 1.0),
-    "foreground_dilation": (0, 256),
-    "epochs": (0, 100_000),
-    "batch_size": (1, 4096),
-    "learning_rate": (1e-9, 10.0),
-    "weight_decay": (0.0, 1.0),
-    "calibration_fraction": (0.0, 0.9),
-}
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "modality": ("rgb", "depth", "rgb+depth"),
-    "feature_normalization": ("none", "channel"),
-    "image_score": ("mean", "max"),
-    "precision": get_args(Precision),
-}
+# "auto" is bf16 where that is faster; "fp32" is exact and, on one machine, the same to the bit at every run.
+Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 
 
+@strict
 @dataclass(frozen=True)
 class ASTDetectorConfig:
     """Everything that fixes what a detector computes; `config.json` of a checkpoint holds exactly these fields.
@@ -63,47 +36,36 @@ class ASTDetectorConfig:
     # What goes in: a picture, a height map, or both of one part, pixel by pixel.
     modality: Literal["rgb", "depth", "rgb+depth"] = "rgb"
     # Pictures are resized to this many pixels square, aspect not kept, as the authors do.
-    image_size: int = 768
+    image_size: int = bounded(768, 32, 4096)
     # A timm network, or "ast-tiny", and the path of the module whose output is the feature map.
-    backbone: str = "tf_efficientnet_b5.aa_in1k"
-    backbone_layer: str = "blocks.5"
+    backbone: str = identifier("tf_efficientnet_b5.aa_in1k")
+    backbone_layer: str = identifier("blocks.5")
     # Every SAME convolution padded once and for all as a picture of this many pixels would need. 456 is what
     # `efficientnet_pytorch`, and so the paper, does for B5 whatever the real size; None is the network's own padding.
-    backbone_padding: int | None = 456
-    feature_channels: int = 304
+    backbone_padding: int | None = bounded(456, 32, 4096)
+    feature_channels: int = bounded(304, 1, 8192)
     # "channel" standardises each input channel by its mean and deviation over the training set. Not in the paper.
     feature_normalization: Literal["none", "channel"] = "none"
     # Height maps are resized to depth_size square; depth_unshuffle x depth_unshuffle pixels of them become channels.
-    depth_size: int = 192
-    depth_unshuffle: int = 8
+    depth_size: int = bounded(192, 8, 4096)
+    depth_unshuffle: int = bounded(8, 1, 64)
     # Channels of the 2D sine/cosine positional encoding, a multiple of 4; 0 leaves it out.
-    position_channels: int = 32
+    position_channels: int = bounded(32, 0, 1024)
     # The teacher: one kernel size a coupling block; the clamp is the paper's alpha.
-    coupling_blocks: int = 4
-    coupling_kernel_sizes: tuple[int, ...] = (3, 3, 3, 5)
-    coupling_clamp: float = 3.0
-    teacher_channels: int = 1024
+    coupling_kernel_sizes: tuple[int, ...] = odd_sizes((3, 3, 3, 5))
+    coupling_clamp: float = bounded(3.0, 1e-3, 1e3)
+    teacher_channels: int = bounded(1024, 1, 8192)
     # The student. The paper says slope 0.2; the released code has PyTorch's default, and that is what was measured.
-    student_channels: int = 1024
-    student_blocks: int = 4
-    student_negative_slope: float = 0.01
+    student_channels: int = bounded(1024, 1, 8192)
+    student_blocks: int = bounded(4, 0, 64)
+    student_negative_slope: float = bounded(0.01, 0.0, 1.0)
     # How a map becomes one number: "max" where a foreground mask exists, "mean" in RGB alone (paper, section 3.4).
     image_score: Literal["mean", "max"] = "mean"
     # Side of the square that the foreground is dilated with, in pixels of the height map; 0 uses no mask at all.
-    foreground_dilation: int = 8
+    foreground_dilation: int = bounded(8, 0, 256)
 
     def __post_init__(self) -> None:
-        # JSON knows lists only; a tuple keeps the dataclass hashable and equal after a round trip.
-        object.__setattr__(self, "coupling_kernel_sizes", _as_tuple(self.coupling_kernel_sizes))
-        _check_fields(self)
-        if len(self.coupling_kernel_sizes) != self.coupling_blocks:
-            raise ConfigError(
-                f"coupling_kernel_sizes has {len(self.coupling_kernel_sizes)} entries for "
-                f"coupling_blocks={self.coupling_blocks}: give one odd kernel size a block."
-            )
-        for size in self.coupling_kernel_sizes:
-            if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 15 or size % 2 == 0:
-                raise ConfigError(f"coupling_kernel_sizes holds {size!r}: use odd integers from 1 to 15.")
+        check_fields(self)
         if self.position_channels % 4:
             raise ConfigError(f"position_channels={self.position_channels} is not a multiple of 4.")
         if self.uses_depth and self.depth_size % self.depth_unshuffle:
@@ -112,6 +74,11 @@ class ASTDetectorConfig:
             )
         if self.input_channels < 2:
             raise ConfigError("A coupling needs two input channels or more: raise feature_channels or depth_unshuffle.")
+
+    @property
+    def coupling_blocks(self) -> int:
+        """How many coupling blocks the teacher has."""
+        return len(self.coupling_kernel_sizes)
 
     @property
     def uses_rgb(self) -> bool:
@@ -129,7 +96,7 @@ class ASTDetectorConfig:
         return self.uses_rgb * self.feature_channels + self.uses_depth * self.depth_unshuffle**2
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> ASTDetectorConfig:
+    def preset(cls, name: str, **changes: Any) -> "ASTDetectorConfig":
         """The configuration of a benchmark, with `changes` to single fields.
 
         Args:
@@ -140,18 +107,19 @@ class ASTDetectorConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_dict` reads back to an equal configuration."""
-        return {"config_version": CONFIG_VERSION, **_as_json(self)}
+        return {"config_version": CONFIG_VERSION, **to_json(self)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ASTDetectorConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> "ASTDetectorConfig":
         """Reads what `to_dict` wrote, in this version of ast_hf or an older one.
 
         Raises:
             ConfigError: `values` comes from a newer version, lacks a field, or has one that is not known.
         """
-        return _from_json(cls, upgrade(values))
+        return from_json(cls, upgrade(values))
 
 
+@strict
 @dataclass(frozen=True)
 class TrainingRecipe:
     """How a detector is trained; the optimiser is Adam with PyTorch's betas (paper, section 4.2).
@@ -161,33 +129,33 @@ class TrainingRecipe:
     """
 
     # Passes over the training set, for the teacher and then as many for the student.
-    epochs: int = 240
+    epochs: int = bounded(240, 0, 100_000)
     # The last incomplete batch of an epoch is dropped.
-    batch_size: int = 8
-    learning_rate: float = 2e-4
-    weight_decay: float = 1e-5
+    batch_size: int = bounded(8, 1, 4096)
+    learning_rate: float = bounded(2e-4, 1e-9, 10.0)
+    weight_decay: float = bounded(1e-5, 0.0, 1.0)
     # Part of the good images kept out of training for the threshold (never fewer than 8); 0 calibrates nothing.
-    calibration_fraction: float = 0.1
+    calibration_fraction: float = bounded(0.1, 0.0, 0.9)
     # Arithmetic of the convolutions while features are made and networks trained: "auto" is bf16 where the machine is
     # faster at it, "fp32" is exact; the flow's exponentials and log-determinants are always fp32.
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> TrainingRecipe:
+    def preset(cls, name: str, **changes: Any) -> "TrainingRecipe":
         """The recipe that goes with `ASTDetectorConfig.preset(name)`, with `changes` to single fields."""
         return cls(**{**_preset(name)[1], **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict of all fields."""
-        return _as_json(self)
+        return to_json(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainingRecipe:
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainingRecipe":
         """Reads what `to_dict` wrote; raises `ConfigError` for unknown or missing fields."""
-        return _from_json(cls, dict(values))
+        return from_json(cls, dict(values))
 
 
 _MVTEC_3D = {"coupling_clamp": 1.9, "teacher_channels": 64}
@@ -212,7 +180,7 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "mvtec-3d-ad-depth": ({**_MVTEC_3D, "modality": "depth", "image_score": "max"}, {"epochs": 72}),
     # Made for CPUs, with a backbone that needs no download.
     "compact": (
-        {**_COMPACT, "backbone": tiny.NAME, "backbone_layer": "head", "feature_channels": tiny.CHANNELS},
+        {**_COMPACT, "backbone": "ast-tiny", "backbone_layer": "head", "feature_channels": 64},
         {"epochs": 12},
     ),
     "compact-b0": (
@@ -222,7 +190,7 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 }
 
 
-def parse_changes(changes: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def parse_overrides(changes: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads "FIELD=VALUE" texts; values are JSON or plain text.
 
     Returns:
@@ -255,59 +223,28 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     fields = dict(values)
     while (version := fields.pop("config_version", None)) != CONFIG_VERSION:
-        if not isinstance(version, int) or version not in UPGRADES:
+        if not isinstance(version, int) or version not in _UPGRADES:
             raise ConfigError(
                 f"config_version is {str(version)[:80]!r}, and this version of ast_hf reads up to {CONFIG_VERSION}: "
                 "upgrade ast_hf, or save the model again with it."
             )
-        fields = {**UPGRADES[version](fields), "config_version": version + 1}
+        fields = {**_UPGRADES[version](fields), "config_version": version + 1}
     return fields
+
+
+def _to_version_2(fields: dict[str, Any]) -> dict[str, Any]:
+    """`coupling_blocks` went: it follows from `coupling_kernel_sizes`."""
+    sizes, blocks = fields.get("coupling_kernel_sizes"), fields.pop("coupling_blocks", None)
+    if not isinstance(sizes, (list, tuple)) or len(sizes) != blocks:
+        raise ConfigError(f"coupling_blocks is {str(blocks)[:80]}, and coupling_kernel_sizes is {str(sizes)[:80]}.")
+    return fields
+
+
+# An older config_version -> what makes its fields those of the next version.
+_UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _to_version_2}
 
 
 def _preset(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if name not in PRESETS:
         raise ConfigError(f"There is no preset {name!r}. Presets: {', '.join(PRESETS)}.")
     return PRESETS[name]
-
-
-def _as_tuple(values: object) -> tuple[Any, ...]:
-    if not isinstance(values, (list, tuple)) or len(values) > 64:
-        raise ConfigError(f"coupling_kernel_sizes is {str(values)[:80]}: give a list of odd integers, one a block.")
-    return tuple(values)
-
-
-def _check_fields(record: Any) -> None:
-    """Type, finiteness and bounds of every field of a configuration or recipe."""
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if field.name in _CHOICES:
-            if value not in _CHOICES[field.name]:
-                raise ConfigError(f"{field.name} is {value!r}: choose one of {', '.join(_CHOICES[field.name])}.")
-        elif field.name in _BOUNDS:
-            _check_number(field.name, value, is_float="float" in str(field.type), optional="None" in str(field.type))
-        # No colon and no slash: timm takes "hf-hub:..." and "local-dir:..." for places to fetch a network from.
-        elif field.type == "str" and (not isinstance(value, str) or not re.fullmatch(r"[\w.-]{1,200}", value)):
-            raise ConfigError(f"{field.name} is {str(value)[:80]!r}: give a name of letters, digits, dots, - and _.")
-
-
-def _check_number(name: str, value: object, *, is_float: bool, optional: bool) -> None:
-    if value is None and optional:
-        return
-    kinds = (int, float) if is_float else (int,)
-    low, high = _BOUNDS[name]
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or not low <= value <= high:
-        kind = "a number" if is_float else "an integer"
-        raise ConfigError(f"{name} is {str(value)[:80]}: give {kind} from {low:g} to {high:g}.")
-
-
-def _as_json(record: Any) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(record).items()}
-
-
-def _from_json(cls: type[_Record], values: dict[str, Any]) -> _Record:
-    known = {field.name for field in dataclasses.fields(cls)}
-    if unknown := sorted(set(values) - known):
-        raise ConfigError(f"Unknown fields for {cls.__name__}: {', '.join(map(str, unknown[:5]))}.")
-    if missing := sorted(known - set(values)):
-        raise ConfigError(f"Fields missing for {cls.__name__}: {', '.join(missing[:5])}.")
-    return cls(**values)

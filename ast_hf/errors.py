@@ -33,5 +33,9 @@ class CheckpointError(ASTError, ValueError):
     """A saved detector is incomplete, damaged, or not what its configuration says."""
 
 
+class RuntimeUnavailableError(ASTError, RuntimeError):
+    """What a prediction is to be computed by cannot be used here."""
+
+
 class DatasetError(ASTError, ValueError):
     """A dataset folder does not have the layout it should have."""

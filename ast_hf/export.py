@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import ast_hf
-from ast_hf.checkpoint import write_whole
+from ast_hf._version import __version__
+from ast_hf.data.transforms import normalize, to_pixel_values, upsample_map
+from ast_hf.detector import ASTDetector
 from ast_hf.errors import ASTError
-from ast_hf.folding import fold_batch_norm
-from ast_hf.images import normalize, to_pixel_values, upsample_map
-from ast_hf.model import ASTDetector
+from ast_hf.files import write_atomic
+from ast_hf.inference.openvino import to_onnx
 
 MIN_OPSET = 18  # the first whose Resize antialiases
 # How far an output may be from the detector's, relative to its largest value; ten times as far with fp16 weights.
@@ -35,8 +34,8 @@ def export_onnx(model: ASTDetector, path: str | Path, *, opset: int = MIN_OPSET,
     Where onnxruntime is installed, the graph is run once beside the detector before anything is written.
 
     Inputs, by name, as far as the detector's modality needs them; B, H and W may be any:
-        image: uint8 (B, H, W, 3), RGB, upright, as `images.read_image` gives it; resized and normalised in the graph.
-        depth, foreground: float32 (B, 1, depth_size, depth_size), as `depth.DepthProcessor` gives them: what that does
+        image: uint8 (B, H, W, 3), RGB, upright, as `data.read_image` gives it; resized and normalised in the graph.
+        depth, foreground: float32 (B, 1, depth_size, depth_size), as `data.DepthProcessor` gives them: what that does
             to a point cloud is not in the graph. No foreground where `foreground_dilation` is 0.
     Outputs, float32:
         score: (B,), the image score.
@@ -73,7 +72,7 @@ def export_onnx(model: ASTDetector, path: str | Path, *, opset: int = MIN_OPSET,
     onnx.checker.check_model(data, full_check=True)
     _compare(graph, data, slack=10 if half_precision else 1)
     try:
-        write_whole(path, data)
+        write_atomic(path, data)
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror or error}): choose another place.") from error
     return path
@@ -85,14 +84,11 @@ class _Graph(nn.Module):
     def __init__(self, model: ASTDetector) -> None:
         super().__init__()
         self.detector = copy.deepcopy(model).float().cpu().eval()
-        self.detector.precision = "fp32"
-        self.trunk = None if self.detector.backbone is None else fold_batch_norm(self.detector.backbone.trunk)
-        self.detector.backbone = None
 
     def forward(self, image: Any = None, depth: Any = None, foreground: Any = None) -> tuple[Tensor, Tensor]:
         detector, config = self.detector, self.detector.config
-        features = None if self.trunk is None else self.trunk(_to_pixel_values(image, config.image_size))
-        output = detector.compare(detector.join(features, depth), detector.mask(foreground))
+        pixel_values = _to_pixel_values(image, config.image_size) if config.uses_rgb else None
+        output = detector(pixel_values, depth, foreground)
         size = (config.depth_size, config.depth_size) if image is None else image.shape[1:3]
         return output.score, _upsample_map(output.anomaly_map, *size)
 
@@ -110,7 +106,7 @@ class _Graph(nn.Module):
 
 
 def _to_pixel_values(image: Tensor, size: int) -> Tensor:
-    """`images.to_pixel_values` for (B, H, W, 3): itself, or as ONNX while the graph is made."""
+    """`data.transforms.to_pixel_values` for (B, H, W, 3): itself, or as ONNX while the graph is made."""
     if not torch.compiler.is_exporting():
         return torch.stack([to_pixel_values(Image.fromarray(picture.numpy()), size) for picture in image])
     # On bytes, and with weights renormalised at the border, this Resize is Pillow's, but for one grey level at the few
@@ -122,7 +118,7 @@ def _to_pixel_values(image: Tensor, size: int) -> Tensor:
 
 
 def _upsample_map(anomaly_map: Tensor, height: int, width: int) -> Tensor:
-    """`images.upsample_map` as two matrix products: on a CPU the cubic Resize takes longer than the networks."""
+    """`data.transforms.upsample_map` as two matrix products: the cubic Resize takes a CPU longer than the networks."""
     h, w = anomaly_map.shape[1:]
     return upsample_map(torch.eye(h), (height, h)) @ anomaly_map @ upsample_map(torch.eye(w), (width, w)).T
 
@@ -132,17 +128,13 @@ def _translate(graph: _Graph, opset: int) -> Any:
 
     inputs = graph.example(2, 80, 112)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # what the exporter's parts tell each other
-        program: Any = torch.onnx.export(
-            graph,
-            kwargs=inputs,
-            output_names=list(_TOLERANCE),
-            opset_version=opset,
-            dynamo=True,
-            dynamic_shapes={k: {0: batch, 1: height, 2: width} if k == "image" else {0: batch} for k in inputs},
-            verbose=False,
-        )
+    program = to_onnx(
+        graph,
+        inputs,
+        output_names=list(_TOLERANCE),
+        opset_version=opset,
+        dynamic_shapes={k: {0: batch, 1: height, 2: width} if k == "image" else {0: batch} for k in inputs},
+    )
     ClearMetadataAndDocStringPass()(program.model)  # stack traces, with this machine's paths
     return program.model_proto
 
@@ -160,7 +152,7 @@ def _halve(proto: Any) -> None:
 
 
 def _metadata(model: ASTDetector, opset: int) -> dict[str, str]:
-    found = {"ast_hf_version": ast_hf.__version__, "opset": str(opset), "config": json.dumps(model.config.to_dict())}
+    found = {"ast_hf_version": __version__, "opset": str(opset), "config": json.dumps(model.config.to_dict())}
     if model.calibration is not None:
         values = model.calibration.to_dict()
         found |= {"calibration": json.dumps(values)} | {k: repr(values[k]) for k in ("threshold", "map_threshold")}

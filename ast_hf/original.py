@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,17 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ast_hf.backbone import PRETRAINED
-from ast_hf.config import ASTDetectorConfig
+from ast_hf.config import PRETRAINED, ASTDetectorConfig
+from ast_hf.detector import ASTDetector
 from ast_hf.errors import CheckpointError
-from ast_hf.model import ASTDetector
 
 # Their graph counts two input nodes before the first permutation; ours is a plain sequence.
 _INPUT_NODES = 2
 _TEACHER_KEY = re.compile(r"module_list\.(\d+)\.s([12])\.(conv[12]\.weight|conv[12]\.bias|gamma)")
 _STUDENT_NAMES = (
-    (re.compile(r"^conv1\."), "head."),
-    (re.compile(r"^conv2\."), "tail."),
+    (re.compile(r"^conv1\."), "conv_in."),
+    (re.compile(r"^conv2\."), "conv_out."),
     (re.compile(r"^res\.(\d+)\.l([12])\."), r"blocks.\1.conv\2."),
     (re.compile(r"^res\.(\d+)\.bn([12])\."), r"blocks.\1.norm\2."),
 )
@@ -83,7 +83,8 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a file that is not one of its own
+    # What torch raises for a file that is not one of its own, or that would run code.
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is not a readable PyTorch state dict ({error}).") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} holds something else than a state dict.")

@@ -15,68 +15,87 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ast_hf.features import PreparedParts
-from ast_hf.images import read_image, upsample_map
-from ast_hf.model import ASTDetector
-from ast_hf.scoring import image_score, nll_map
-from benchmark.datasets import Category, Sample
+from ast_hf.config import Precision
+from ast_hf.data.images import read_image
+from ast_hf.data.transforms import upsample_map
+from ast_hf.inference.calibration import Calibration
+from ast_hf.nn.losses import image_score, nll_map
+from ast_hf.nn.network import ASTNetwork
+from ast_hf.nn.precision import autocast
+from ast_hf.training.features import PreparedSamples
+from benchmark.datasets import Category
 from benchmark.datasets.mvtec_loco_ad import saturated_regions
 from benchmark.metrics import average_precision, f1_max, image_auroc, pixel_auroc, segmentation_metrics, spro_curve
 
 PAPER_SIZE = (192, 192)
+# Image scores and the names of their AUROCs: the detector's own, the paper's mean and max, and the teacher's alone.
+IMAGE_AUROCS = {
+    "score": "image_auroc",
+    "mean": "image_auroc_mean",
+    "max": "image_auroc_max",
+    "teacher_mean": "teacher_image_auroc_mean",
+    "teacher_max": "teacher_image_auroc_max",
+}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a detector said about N test parts.
+    """What a detector says about N test parts."""
 
-    Attributes:
-        anomaly_maps: (N, h, w) at feature resolution, masked as in training.
-        nll_maps: (N, h, w), the teacher's own negative log-likelihood.
-        paper_maps: (N, 192, 192), the authors' evaluation: masked once more, then bicubic.
-        scores: (N,), the detector's image scores.
-    """
-
-    anomaly_maps: Tensor
-    nll_maps: Tensor
-    paper_maps: Tensor
-    scores: Tensor
+    anomaly_maps: Tensor  # (N, h, w) at feature resolution, masked as in training
+    paper_maps: Tensor  # (N, 192, 192), the authors' evaluation: masked once more, then bicubic
+    scores: Mapping[str, Tensor]  # (N,) each, by the keys of `IMAGE_AUROCS`
 
 
 @torch.inference_mode()
-def score_parts(model: ASTDetector, parts: PreparedParts, batch_size: int = 16) -> Evaluation:
-    """Runs teacher and student over prepared parts."""
-    maps, nlls, papers, scores = [], [], [], []
-    for rows in torch.arange(len(parts), device=parts.inputs.device).split(batch_size):
-        output = model.compare(parts.inputs[rows], None if parts.foreground is None else parts.foreground[rows])
-        mask = output.foreground
-        maps.append(output.anomaly_map.cpu())
-        nlls.append(nll_map(output.teacher_z, output.log_jac, mask).cpu())
-        twice = output.anomaly_map if mask is None else output.anomaly_map * mask[:, 0]
-        papers.append(upsample_map(twice, PAPER_SIZE).cpu())
-        scores.append(output.score.cpu())
-    return Evaluation(torch.cat(maps), torch.cat(nlls), torch.cat(papers), torch.cat(scores))
+def score_samples(network: ASTNetwork, samples: PreparedSamples, precision: Precision) -> Evaluation:
+    """Runs teacher and student over prepared samples."""
+    maps, papers, scores = [], [], []
+    with autocast(network.device, precision):
+        for rows in torch.arange(len(samples)).split(16):
+            batch = samples.select(rows)
+            output = network.score_inputs(batch.inputs, batch.mask)
+            nll = nll_map(output.teacher_z, output.log_jac, output.mask)
+            twice = output.anomaly_map if output.mask is None else output.anomaly_map * output.mask[:, 0]
+            paper = upsample_map(twice, PAPER_SIZE)
+            own = output.score, image_score(output.anomaly_map, "mean"), image_score(paper, "max")
+            scores.append(torch.stack([*own, image_score(nll, "mean"), image_score(nll, "max")]).cpu())
+            maps.append(output.anomaly_map.cpu())
+            papers.append(paper.cpu())
+    columns = torch.cat(scores, dim=1)
+    return Evaluation(torch.cat(maps), torch.cat(papers), dict(zip(IMAGE_AUROCS, columns, strict=True)))
+
+
+def measure(evaluation: Evaluation, calibration: Calibration | None, category: Category) -> dict[str, Any]:
+    """All figures that the category allows: of images, of the calibrated threshold, of pixels, and LOCO AD's own.
+
+    Raises:
+        DatasetError: A mask does not fit its picture, or holds a value that the category's configuration does not know.
+    """
+    figures = {**image_figures(evaluation, category), **decision_figures(evaluation, calibration, category)}
+    if category.has_masks:
+        # At the resolution of the pictures.
+        sizes = [read_image(sample.image).size[::-1] for sample in category.test]
+        maps = [upsample_map(small, size).numpy() for small, size in zip(evaluation.anomaly_maps, sizes, strict=True)]
+        figures |= pixel_figures(evaluation, maps, category)
+        if category.defects_config:
+            figures |= overlap_figures(maps, category)
+    return figures
 
 
 def image_figures(evaluation: Evaluation, category: Category) -> dict[str, float]:
-    """Image-level figures: the detector's own score, the paper's mean and max, and the teacher alone.
+    """Image-level figures.
 
     Where a dataset tells kinds of anomaly apart (MVTec LOCO AD: logical and structural), each kind is ranked against
     all good parts, and a figure is the mean over the kinds, as MVTec's evaluation code has it.
     """
-    scores = {
-        "image_auroc": evaluation.scores,
-        "image_auroc_mean": image_score(evaluation.anomaly_maps, "mean"),
-        "image_auroc_max": image_score(evaluation.paper_maps, "max"),
-        "teacher_image_auroc_mean": image_score(evaluation.nll_maps, "mean"),
-        "teacher_image_auroc_max": image_score(evaluation.nll_maps, "max"),
-    }
     by_kind: dict[str, dict[str, float]] = {}
     for kind, rows in kinds_of_anomaly(category).items():
         labels = [category.test[row].label for row in rows]
-        by_kind[kind] = {name: image_auroc(values[rows].numpy(), labels) for name, values in scores.items()}
-        by_kind[kind]["image_ap"] = average_precision(evaluation.scores[rows].numpy(), labels)
-        by_kind[kind]["image_f1_max"], _ = f1_max(evaluation.scores[rows].numpy(), labels)
+        scores = {name: values[rows].numpy() for name, values in evaluation.scores.items()}
+        by_kind[kind] = {IMAGE_AUROCS[name]: image_auroc(values, labels) for name, values in scores.items()}
+        by_kind[kind]["image_ap"] = average_precision(scores["score"], labels)
+        by_kind[kind]["image_f1_max"], _ = f1_max(scores["score"], labels)
     figures = _mean_of(by_kind)
     return figures | {f"image_auroc_{kind}": by_kind[kind]["image_auroc"] for kind in by_kind if kind}
 
@@ -92,26 +111,23 @@ def kinds_of_anomaly(category: Category) -> dict[str, list[int]]:
     }
 
 
-def raw_maps(evaluation: Evaluation, category: Category) -> list[np.ndarray]:
-    """The anomaly maps (H, W) at the resolution of the test set's own pictures."""
-    return [
-        upsample_map(anomaly_map, read_image(sample.image).size[::-1]).numpy()
-        for anomaly_map, sample in zip(evaluation.anomaly_maps, category.test, strict=True)
-    ]
+def decision_figures(evaluation: Evaluation, calibration: Calibration | None, category: Category) -> dict[str, Any]:
+    """How the calibrated threshold does on the test set: false-positive rate on good parts, recall on defects."""
+    if calibration is None:
+        return {}
+    anomalous = evaluation.scores["score"].numpy() > calibration.threshold()
+    defective = np.array([sample.label for sample in category.test], dtype=bool)
+    return {
+        "calibration_parts": len(calibration.scores),
+        "target_false_positive_rate": calibration.false_positive_rate,
+        "false_positive_rate": float(anomalous[~defective].mean()),
+        "recall": float(anomalous[defective].mean()),
+    }
 
 
-def pixel_figures(evaluation: Evaluation, maps: Sequence[np.ndarray], samples: Sequence[Sample]) -> dict[str, float]:
-    """Pixel-level figures in both protocols.
-
-    Args:
-        evaluation: Of the test set.
-        maps: Its `raw_maps`.
-        samples: The test set.
-
-    Raises:
-        DatasetError: A mask does not fit its picture.
-    """
-    masks = [sample.mask(raw.shape) for sample, raw in zip(samples, maps, strict=True)]
+def pixel_figures(evaluation: Evaluation, maps: Sequence[np.ndarray], category: Category) -> dict[str, float]:
+    """Pixel-level figures in both protocols; `maps` are (H, W), as large as the test set's pictures."""
+    masks = [sample.mask(raw.shape) for sample, raw in zip(category.test, maps, strict=True)]
     raw = segmentation_metrics(maps, masks, fpr_limits=(0.05, 0.3))
     return {
         "pixel_auroc_paper": pixel_auroc(list(evaluation.paper_maps.numpy()), [paper_mask(mask) for mask in masks]),
@@ -122,15 +138,7 @@ def pixel_figures(evaluation: Evaluation, maps: Sequence[np.ndarray], samples: S
 
 
 def overlap_figures(maps: Sequence[np.ndarray], category: Category) -> dict[str, float]:
-    """AU-sPRO of MVTec LOCO AD at two limits, for each kind of anomaly and their mean.
-
-    Args:
-        maps: The test set's `raw_maps`: saturation areas are pixels of the raw pictures.
-        category: With its `defects_config`.
-
-    Raises:
-        DatasetError: A mask holds a value that the category's configuration does not know.
-    """
+    """AU-sPRO of MVTec LOCO AD at two limits, for each kind of anomaly and their mean; maps as `pixel_figures`."""
     regions = [saturated_regions(sample, category.defects_config) for sample in category.test]
     by_kind: dict[str, dict[str, float]] = {}
     for kind, rows in kinds_of_anomaly(category).items():
@@ -151,17 +159,3 @@ def paper_mask(mask: np.ndarray) -> np.ndarray:
         torch.from_numpy(mask.astype(np.float32))[None, None], size=PAPER_SIZE, mode="bilinear", align_corners=False
     )
     return (soft[0, 0] > 0).numpy()
-
-
-def decision_figures(model: ASTDetector, evaluation: Evaluation, samples: Sequence[Sample]) -> dict[str, Any]:
-    """How the calibrated threshold does on the test set: false-positive rate on good parts, recall on defects."""
-    if model.calibration is None:
-        return {}
-    anomalous = evaluation.scores.numpy() > model.calibration.threshold()
-    defective = np.array([sample.label for sample in samples], dtype=bool)
-    return {
-        "calibration_parts": len(model.calibration.scores),
-        "target_false_positive_rate": model.calibration.false_positive_rate,
-        "false_positive_rate": float(anomalous[~defective].mean()),
-        "recall": float(anomalous[defective].mean()),
-    }

@@ -1,15 +1,18 @@
-"""One job from data to figures: trains, evaluates, and writes its folder; the result file last."""
+"""One job from data to figures: trains and saves a detector, evaluates it, and writes its folder; the result file last.
+
+The two steps are apart: where an earlier attempt has trained the detector, it is only evaluated.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import io
+import logging
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,125 +22,128 @@ import timm
 import torch
 
 import ast_hf
-from ast_hf.checkpoint import write_whole
-from ast_hf.config import ASTDetectorConfig, TrainingRecipe
-from ast_hf.features import FeatureCache, PreparedParts, default_cache_folder, prepare
-from ast_hf.hub import store_backbone
-from ast_hf.model import ASTDetector, placed
-from ast_hf.parts import Part
-from ast_hf.scoring import image_score
-from ast_hf.training import Progress, build, calibrate, fit, hold_out, select
-from benchmark.ablations import AST, change_model, is_model_of_its_own
-from benchmark.datasets import Category, Sample, load_category
-from benchmark.evaluate import (
-    Evaluation,
-    decision_figures,
-    image_figures,
-    overlap_figures,
-    pixel_figures,
-    raw_maps,
-    score_parts,
-)
+from ast_hf.config import PRETRAINED, ASTDetectorConfig, TrainingRecipe
+from ast_hf.data import Sample
+from ast_hf.detector import ASTDetector
+from ast_hf.errors import ASTError
+from ast_hf.files import write_atomic
+from ast_hf.hub.names import store_backbone
+from ast_hf.nn.precision import resolve_precision
+from ast_hf.results import csv_line
+from ast_hf.training.features import FeatureCache, PreparedSamples, default_cache_folder, prepare
+from ast_hf.training.progress import Progress
+from ast_hf.training.trainer import calibrate, fit, hold_out
+from benchmark.ablations import build_variant
+from benchmark.datasets import Category, LabelledSample, check_masks, load_category
+from benchmark.evaluate import Evaluation, measure, score_samples
 from benchmark.heatmaps import SHEET_NAME, write_sheet
-from benchmark.jobs import Job, folder_of, write_result
+from benchmark.jobs import MODEL_NAME, Job, job_folder, write_result
 from benchmark.published import published
+from benchmark.variants import AST, SPECIAL
 
-MAPS_NAME = "anomaly_maps.npy"
-SCORES_NAME = "scores.csv"
+_LOG = logging.getLogger(__name__)
 
 
 def run_job(job: Job, output: Path, *, device: str | None = None, progress: Progress) -> None:
-    """Trains and evaluates one detector.
+    """Trains and evaluates one detector, or evaluates the one that is there from an earlier attempt.
 
     Args:
-        job: What to do.
-        output: The run's folder; the job's files go to jobs/ID/ in it.
+        job: What to do; its files go to jobs/ID/ in the run's folder `output`.
+        output: The run's folder.
         device: Where; CUDA where there is one, by default.
         progress: Told how far it has come.
+
+    Raises:
+        ASTError: The data or the backbone's weights are not as they should be, or the loss stopped being finite.
     """
-    started = time.monotonic()
-    config, recipe = ASTDetectorConfig.from_dict(job.config), TrainingRecipe.from_dict(job.recipe)
-    category = load_category(job.dataset, job.category, job.data_root)
-    model = placed(build(config, job.seed, backbone_weights=job.backbone_weights), device)
-    model.precision = recipe.precision
-    change_model(model, job.variant, job.seed)
-    with shared_cache(job, model) as cache:
-        good, test, validation = prepare_category(model, category, cache, progress)
-    seconds = {"features": time.monotonic() - started}
-    train_detector(model, good, validation, recipe, job.seed, progress)
-    seconds["training"] = time.monotonic() - started - seconds["features"]
-    progress("evaluation", 0, 1)
-    evaluation = score_parts(model, test)
-    figures = measure(model, category, evaluation)
-    seconds["total"] = time.monotonic() - started
-    folder = folder_of(output, job)
+    category, folder = load_category(job.dataset, job.category, job.data_root), job_folder(output, job)
+    check_masks(category)  # now, rather than after hours of training
     folder.mkdir(parents=True, exist_ok=True)
-    if not is_model_of_its_own(job.variant):
-        model.save_pretrained(folder / "model", include_backbone=False)
-        if model.backbone is not None:
-            store_backbone(model.backbone)
+    detector = load_detector(job, folder / MODEL_NAME, device)
+    if detector is None:
+        detector = train_detector(job, category, device, progress)
+        if job.variant not in SPECIAL:
+            if detector.backbone is not None:
+                store_backbone(detector.backbone)
+            detector.save_pretrained(folder / MODEL_NAME, include_backbone=False)
+    evaluate_detector(job, output, detector, category, progress)
+
+
+def load_detector(job: Job, folder: Path, device: str | None) -> ASTDetector | None:
+    """The detector that an earlier attempt at a job has saved, or None where there is none, or not a whole one."""
+    if job.variant in SPECIAL or not folder.is_dir():
+        return None
+    weights = None if job.backbone_weights == PRETRAINED else job.backbone_weights
+    try:
+        detector = ASTDetector.from_pretrained(folder, device=device, backbone_weights=weights)
+    except ASTError as error:
+        _LOG.info("Trained again: %s", error)
+        return None
+    return detector if detector.config == ASTDetectorConfig.from_dict(job.config) else None
+
+
+def train_detector(job: Job, category: Category, device: str | None, progress: Progress) -> ASTDetector:
+    """Trains on good parts: on all of them, as the paper does, unless the recipe holds some out.
+
+    The threshold comes from those held out, or else from the dataset's own validation split, which serves for nothing
+    else. The detector's metrics hold the receipt and the seconds that it took.
+    """
+    started, recipe = time.monotonic(), TrainingRecipe.from_dict(job.recipe)
+    config = ASTDetectorConfig.from_dict(job.config)
+    detector = build_variant(config, job.variant, job.seed, job.backbone_weights).place(device)
+    good, held = prepare_samples(job, detector, category.train, "train set", progress), None
+    fitted, held_out = hold_out(len(good), recipe, job.seed)
+    if held_out:
+        good, held = good.select(fitted), good.select(held_out)
+    elif category.validation:
+        held = prepare_samples(job, detector, category.validation, "validation set", progress)
+    prepared = time.monotonic()
+    fit(detector, good, recipe, seed=job.seed, progress=progress)
+    if held is not None:
+        detector.calibration = calibrate(detector, held, precision=recipe.precision)
+    seconds = {"features": prepared - started, "training": time.monotonic() - prepared}
+    detector.metrics = {"receipt": training_receipt(detector, recipe, len(category.train)), "seconds": seconds}
+    return detector
+
+
+def evaluate_detector(job: Job, output: Path, detector: ASTDetector, category: Category, progress: Progress) -> None:
+    """Measures a trained detector on the test set, and writes all that a job leaves."""
+    started, folder = time.monotonic(), job_folder(output, job)
+    test = prepare_samples(job, detector, category.test, "test set", progress)
+    progress("evaluation", 0, 1)
+    evaluation = score_samples(detector, test, job.recipe["precision"])
+    figures = measure(evaluation, detector.calibration, category)
     write_scores(folder, category, evaluation)
     write_sheet(folder / SHEET_NAME, category.test, evaluation.anomaly_maps)
-    facts = {"published": published_figures(job, figures), "receipt": receipt(model, category)}
-    write_result(output, job, {"figures": figures, "seconds": seconds, **facts})
+    trained = detector.metrics or {}
+    seconds = {**trained.get("seconds", {}), "evaluation": time.monotonic() - started}
+    receipt = {
+        **trained.get("receipt", {}),
+        "test_good": sum(s.label == 0 for s in category.test),
+        "test_defective": sum(s.label for s in category.test),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    facts = {"published": published_figures(job, figures), "receipt": receipt}
+    write_result(output, job, {"figures": figures, "seconds": {**seconds, "total": sum(seconds.values())}, **facts})
     progress("evaluation", 1, 1)
 
 
-def prepare_category(
-    model: ASTDetector, category: Category, cache: FeatureCache | None, progress: Progress
-) -> tuple[PreparedParts, PreparedParts, PreparedParts | None]:
-    """What goes into the networks of the train, the test and, where there is one, the validation set."""
+def prepare_samples(
+    job: Job, detector: ASTDetector, samples: tuple[LabelledSample, ...], stage: str, progress: Progress
+) -> PreparedSamples:
+    """What goes into the networks of some samples.
 
-    def prepared(samples: tuple[Sample, ...], stage: str) -> PreparedParts:
-        parts = [Part(s.image, s.points if model.config.uses_depth else None) for s in samples]
-        return prepare(model, parts, cache=cache, on_batch=lambda done, total: progress(stage, done, total))
-
-    good, test = prepared(category.train, "train set"), prepared(category.test, "test set")
-    return good, test, prepared(category.validation, "validation set") if category.validation else None
-
-
-@contextlib.contextmanager
-def shared_cache(job: Job, model: ASTDetector) -> Iterator[FeatureCache | None]:
-    """The feature cache, held by one job of a category at a time: seeds and modes after it find its features there."""
-    if model.backbone is None:
-        yield None
-        return
+    The feature cache is held by one job of a category at a time: seeds and modes after it find its features there.
+    """
+    inputs = [Sample(s.image, s.points if detector.config.uses_depth else None) for s in samples]
+    precision = job.recipe["precision"]
+    settings: dict[str, Any] = {"precision": precision, "on_batch": partial(progress, stage)}
+    if detector.backbone is None:
+        return prepare(detector, inputs, **settings)
     folder = default_cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / f".{job.dataset}-{job.category}-{model.backbone.digest()[:16]}.lock"):
-        yield FeatureCache(folder, model)
-
-
-def train_detector(
-    model: ASTDetector,
-    good: PreparedParts,
-    validation: PreparedParts | None,
-    recipe: TrainingRecipe,
-    seed: int,
-    progress: Progress,
-) -> None:
-    """Fits `model` to good parts: to all of them, as the paper does, unless the recipe holds some out.
-
-    The threshold comes from those held out, or else from the dataset's own validation split, which serves for nothing
-    else.
-    """
-    fitted, held_out = hold_out(len(good), recipe, seed)
-    fit(model, select(good, fitted), recipe, seed=seed, progress=progress)
-    if held_out:
-        calibrate(model, select(good, held_out))
-    elif validation is not None:
-        calibrate(model, validation)
-
-
-def measure(model: ASTDetector, category: Category, evaluation: Evaluation) -> dict[str, Any]:
-    """All figures that the category allows."""
-    figures = {**image_figures(evaluation, category), **decision_figures(model, evaluation, category.test)}
-    if category.has_masks:
-        maps = raw_maps(evaluation, category)
-        figures |= pixel_figures(evaluation, maps, category.test)
-        if category.defects_config:
-            figures |= overlap_figures(maps, category)
-    return figures
+    with filelock.FileLock(folder / f".{job.dataset}-{job.category}-{detector.backbone.digest()[:16]}.lock"):
+        return prepare(detector, inputs, cache=FeatureCache(folder, detector, precision), **settings)
 
 
 def published_figures(job: Job, figures: Mapping[str, Any]) -> dict[str, str]:
@@ -149,27 +155,22 @@ def published_figures(job: Job, figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_scores(folder: Path, category: Category, evaluation: Evaluation) -> None:
-    """scores.csv, a row a test part, and the maps at feature resolution in the same order."""
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["image", "defect", "label", "score", "mean", "max", "teacher_mean"])
-    columns = (
-        evaluation.scores,
-        image_score(evaluation.anomaly_maps, "mean"),
-        image_score(evaluation.paper_maps, "max"),
-        image_score(evaluation.nll_maps, "mean"),
-    )
-    for sample, *values in zip(category.test, *(c.tolist() for c in columns), strict=True):
-        rows.writerow([sample.image, sample.defect, sample.label, *(f"{v:.8g}" for v in values)])
+    """scores.csv, a row a test part, and anomaly_maps.npy at feature resolution in the same order."""
+    columns = ["image", "defect", "label", *evaluation.scores]
+    lines = [csv_line(dict(zip(columns, columns, strict=True)), columns)]
+    for index, sample in enumerate(category.test):
+        scores = {name: float(f"{values[index]:.8g}") for name, values in evaluation.scores.items()}
+        facts = {"image": str(sample.image), "defect": sample.defect, "label": sample.label}
+        lines.append(csv_line({**facts, **scores}, columns))
     maps = io.BytesIO()
     np.save(maps, evaluation.anomaly_maps.numpy())
-    write_whole(folder / MAPS_NAME, maps.getvalue())
-    write_whole(folder / SCORES_NAME, table.getvalue().encode())
+    write_atomic(folder / "anomaly_maps.npy", maps.getvalue())
+    write_atomic(folder / "scores.csv", "".join(lines).encode())
 
 
-def receipt(model: ASTDetector, category: Category) -> dict[str, Any]:
-    """What the figures depend on besides the job's own settings."""
-    device = model.device
+def training_receipt(detector: ASTDetector, recipe: TrainingRecipe, train_parts: int) -> dict[str, Any]:
+    """What a detector depends on besides its job's own settings."""
+    device = detector.device
     return {
         "commit": _commit(),
         "ast_hf": ast_hf.__version__,
@@ -178,13 +179,10 @@ def receipt(model: ASTDetector, category: Category) -> dict[str, Any]:
         "timm": timm.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "arithmetic": model.effective_precision,
+        "arithmetic": resolve_precision(device, recipe.precision),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "backbone_sha256": None if model.backbone is None else model.backbone.digest(),
-        "train_parts": len(category.train),
-        "test_good": sum(s.label == 0 for s in category.test),
-        "test_defective": sum(s.label for s in category.test),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "backbone_sha256": None if detector.backbone is None else detector.backbone.digest(),
+        "train_parts": train_parts,
     }
 
 

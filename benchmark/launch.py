@@ -7,164 +7,163 @@ Several runs may share one output folder: a job is locked while a worker has it,
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, TypeAlias
 
-from benchmark.jobs import LOG_NAME, Job, log_tail, read_result, write_spec
-from benchmark.worker import EXIT_BUSY, EXIT_RETRY
+from ast_hf.errors import ASTError
+from benchmark.jobs import EXIT_BUSY, EXIT_RETRY, LOG_NAME, Job, job_folder, read_result, write_spec
 
-_POLL_SECONDS = 0.2
-_BUSY_SECONDS = 2.0  # until a job that another run has is looked at again
-
-
-class Handle(Protocol):
-    """A worker that was started."""
-
-    def poll(self) -> int | None:
-        """Its exit status, or None while it waits or runs; `EXIT_RETRY` where it was lost with its machine."""
-
-    def stop(self) -> None:
-        """Ends it at once; nothing happens where it has ended."""
+Status: TypeAlias = Literal["waiting", "running", "done", "failed"]
 
 
-class Launcher(Protocol):
-    """Where workers run.
+class LaunchError(ASTError, RuntimeError):
+    """A launcher cannot be used, or cannot start a job."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A worker that was started.
 
     Attributes:
-        slots: How many may be started at a time.
+        poll: Gives its exit status, or None while it waits or runs; `EXIT_RETRY` where it was lost with its machine.
+        stop: Ends it at once; nothing happens where it has ended.
     """
+
+    poll: Callable[[], int | None]
+    stop: Callable[[], object]
+
+
+class Launcher(ABC):
+    """Where workers run; `slots` is how many may be started at a time."""
 
     slots: int
 
+    @abstractmethod
     def start(self, arguments: Sequence[str], log: Path) -> Handle:
-        """Starts Python with these arguments; its output is added to `log`."""
+        """Starts Python with these arguments, its output added to `log`; raises `LaunchError` or `OSError`."""
 
-    def close(self) -> None:
-        """Gives back what the launcher holds."""
+    def close(self) -> None:  # noqa: B027
+        """Gives back what the launcher holds; most hold nothing."""
 
 
 @dataclass
-class Running:
-    """A job that has been started."""
+class JobState:
+    """Where one job stands."""
 
     job: Job
-    handle: Handle
-    since: float = field(default_factory=time.monotonic)
+    status: Status
+    handle: Handle = Handle(lambda: None, lambda: None)
+    since: float = 0.0  # when (`time.monotonic`) it was started; of a waiting job, when it may be
+    retries: int = 0  # how often it was put back after its worker was killed, lost, or out of memory
+    seconds: float | None = None  # how long it took, where it was done in this run
+    reason: str = ""  # why it failed, in a few words
 
 
 @dataclass
-class Board:
-    """Where every job of a run stands.
-
-    Attributes:
-        output: The run's folder.
-        waiting: Jobs to start, in order.
-        running: By id.
-        done: Finished in this run or before.
-        failed: Why, in a few words, by job id.
-        seconds: How long each job took that finished in this run.
-    """
+class RunState:
+    """Where the jobs of a run stand; `report` is told in a line what becomes of each."""
 
     output: Path
-    waiting: list[Job]
-    running: dict[str, Running] = field(default_factory=dict)
-    done: list[Job] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
-    attempts: Counter[str] = field(default_factory=Counter)
-    not_before: dict[str, float] = field(default_factory=dict)
+    jobs: list[JobState]
+    report: Callable[[str], object] = logging.getLogger(__name__).info
 
     @classmethod
-    def of(cls, output: Path, jobs: Iterable[Job]) -> Board:
+    def load(cls, output: Path, jobs: Iterable[Job]) -> RunState:
         """The jobs as the output folder has them: with a result they are done."""
-        board = cls(output, [])
-        for job in jobs:
-            (board.done if read_result(output, job) is not None else board.waiting).append(job)
-        return board
+        states = [JobState(job, "waiting" if read_result(output, job) is None else "done") for job in jobs]
+        return cls(output, states)
+
+    def having(self, status: Status) -> list[JobState]:
+        """The jobs with this status."""
+        return [state for state in self.jobs if state.status == status]
+
+    def move(self, state: JobState, status: Status, reason: str = "") -> None:
+        """Gives a job another status and reports it."""
+        state.status, state.reason = status, reason
+        finished = len(self.having("done")) + len(self.having("failed"))
+        self.report(f"[{finished}/{len(self.jobs)}] {state.job.id} {status}{': ' * bool(reason)}{reason}")
 
 
 def run_jobs(
-    board: Board,
+    run: RunState,
     launcher: Launcher,
     *,
     options: Sequence[str] = (),
     retries: int = 2,
-    show: Callable[[Board], None] = lambda board: None,
+    show: Callable[[], object] = lambda: None,
+    poll_seconds: float = 0.2,
+    busy_seconds: float = 2.0,
 ) -> None:
-    """Runs every waiting job of the board; failures are noted there.
+    """Runs every waiting job; failures are noted in the state.
 
     Args:
-        board: Changed in place.
+        run: Changed in place.
         launcher: Closed at the end. Where this function is left early, as by Ctrl-C, its workers are stopped.
         options: Of the worker's command line.
-        retries: How often a job is started again that ran out of memory, was killed, or was lost with its machine.
-        show: Called with the board several times a second.
+        retries: How often a job is started again whose worker was killed, lost, or out of memory.
+        show: Called whenever the workers have been looked at.
+        poll_seconds: Between two looks at the workers.
+        busy_seconds: Until a job that another run has is looked at again.
     """
+    if done := run.having("done"):
+        run.report(f"{len(done)} of {len(run.jobs)} jobs were done before")
     try:
-        while board.waiting or board.running:
-            _start(board, launcher, options)
-            show(board)
-            time.sleep(_POLL_SECONDS)
-            for running in list(board.running.values()):
-                if (status := running.handle.poll()) is not None:
-                    _settle(board, running, status, retries)
-        show(board)
+        while run.having("waiting") or run.having("running"):
+            _start_waiting(run, launcher, options)
+            show()
+            time.sleep(poll_seconds)
+            for state in run.having("running"):
+                if (status := state.handle.poll()) is not None:
+                    _settle(run, state, status, retries, busy_seconds)
+        show()
     finally:
-        for running in board.running.values():
-            running.handle.stop()
+        for state in run.having("running"):
+            state.handle.stop()
         launcher.close()
 
 
-def _start(board: Board, launcher: Launcher, options: Sequence[str]) -> None:
-    for job in list(board.waiting):
-        if len(board.running) >= launcher.slots:
+def _start_waiting(run: RunState, launcher: Launcher, options: Sequence[str]) -> None:
+    for state in sorted(run.having("waiting"), key=lambda state: state.since):
+        if len(run.having("running")) >= launcher.slots or state.since > time.monotonic():
             return
-        if board.not_before.get(job.id, 0.0) > time.monotonic():
-            continue
-        board.waiting.remove(job)
-        if read_result(board.output, job) is not None:  # another run has done it meanwhile
-            board.done.append(job)
+        if read_result(run.output, state.job) is not None:  # another run has done it meanwhile
+            run.move(state, "done")
             continue
         try:
-            spec = write_spec(board.output, job).resolve()
-            handle = launcher.start(["-m", "benchmark.worker", str(spec), *options], spec.with_name(LOG_NAME))
-        except OSError as error:
-            board.failed[job.id] = f"it could not be started: {error}"
+            spec = write_spec(run.output, state.job).resolve()
+            state.handle = launcher.start(["-m", "benchmark.worker", str(spec), *options], spec.with_name(LOG_NAME))
+        except (OSError, LaunchError) as error:
+            run.move(state, "failed", f"it could not be started: {error}")
             continue
-        board.running[job.id] = Running(job, handle)
+        state.since = time.monotonic()
+        run.move(state, "running")
 
 
-def _settle(board: Board, running: Running, status: int, retries: int) -> None:
+def _settle(run: RunState, state: JobState, status: int, retries: int, busy_seconds: float) -> None:
     """Notes how a worker ended, and puts its job back where another try may help."""
-    job = running.job
-    del board.running[job.id]
-    if status == 0 and read_result(board.output, job) is not None:
-        board.done.append(job)
-        board.seconds.append(time.monotonic() - running.since)
+    now, reason = time.monotonic(), f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    if status == 0 and read_result(run.output, state.job) is not None:
+        state.seconds = now - state.since
+        run.move(state, "done")
     elif status == EXIT_BUSY:
-        board.not_before[job.id] = time.monotonic() + _BUSY_SECONDS
-        board.waiting.append(job)
-    elif (status == EXIT_RETRY or status < 0) and board.attempts[job.id] < retries:
-        board.attempts[job.id] += 1
-        board.waiting.append(job)
+        state.status, state.since = "waiting", now + busy_seconds
+    elif (status == EXIT_RETRY or status < 0) and state.retries < retries:
+        state.since, state.retries = now, state.retries + 1
+        run.move(state, "waiting", reason)
     else:
-        board.failed[job.id] = _reason(status, board.attempts[job.id] + 1)
+        run.move(state, "failed", reason + f" in the last of {state.retries + 1} attempts" * (state.retries > 0))
 
 
-def _reason(status: int, attempts: int) -> str:
-    tries = f" in the last of {attempts} attempts" if attempts > 1 else ""
-    return f"killed by signal {-status}{tries}" if status < 0 else f"exit status {status}{tries}"
-
-
-def describe_failures(board: Board, jobs: Mapping[str, Job]) -> list[str]:
+def describe_failures(run: RunState) -> list[str]:
     """A text for every failed job: why, where its log is, and the log's last lines."""
     texts = []
-    for job_id, reason in board.failed.items():
-        tail = log_tail(board.output, jobs[job_id])
-        indented = "".join(f"\n    {line}" for line in tail.splitlines())
-        texts.append(f"{job_id} failed ({reason}); its log is {board.output / 'jobs' / job_id / 'log.txt'}:{indented}")
+    for state in run.having("failed"):
+        log = job_folder(run.output, state.job) / LOG_NAME
+        lines = log.read_text(errors="replace").splitlines()[-6:] if log.is_file() else []
+        texts.append("\n    ".join([f"{state.job.id} failed ({state.reason}); its log is {log}:", *lines]))
     return texts

@@ -5,25 +5,22 @@ On a cluster the project, its environment, the data and the output folder must h
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ast_hf.errors import ASTError
-from benchmark.launch import Handle, Launcher
-from benchmark.worker import EXIT_RETRY
+from benchmark.jobs import EXIT_RETRY
+from benchmark.launch import Handle, Launcher, LaunchError
 
 LAUNCHERS = ("local", "ray", "slurm")
 _PROJECT = Path(__file__).resolve().parents[1]
-_STOP_SECONDS = 5.0  # between asking a process to end and ending it
-
-
-class LaunchError(ASTError, RuntimeError):
-    """A launcher cannot be used."""
 
 
 def make_launcher(
@@ -36,69 +33,58 @@ def make_launcher(
         output: The run's folder.
         device: "cpu", "cuda" or "cuda:1"; all GPUs, or else the CPU, by default.
         jobs_per_device: Jobs that share one GPU (or the CPU) at a time.
-        options: For ray: `address` (default "auto"), `gpus` and `cpus` a job. For slurm: submitit's parameters, such as
-            `slurm_partition` or `timeout_min`, with `cluster="local"` to try it without Slurm.
+        options: For ray: `address` (default "auto"), `gpus` and `cpus` a job. For slurm: `slots`, how many jobs are
+            submitted at a time, and submitit's parameters, such as `slurm_partition` or `timeout_min`.
 
     Raises:
-        LaunchError: The launcher's package is not installed, or its cluster is not there.
+        LaunchError: An option is unknown or wrong, or the launcher's package or cluster is not there.
     """
-    if name == "local":
-        if options:
-            raise LaunchError("The local launcher takes no --launcher-options: use --device and --jobs-per-device.")
-        return LocalLauncher(local_devices(device) * jobs_per_device)
+    if name == "slurm":
+        return SlurmLauncher(output / "slurm", options)
     if name == "ray":
-        return RayLauncher(device, jobs_per_device, **options)
-    return SlurmLauncher(output / "slurm", **options)
+        return RayLauncher(device, jobs_per_device, options)
+    if options:
+        raise LaunchError("The local launcher takes no --launcher-options: use --device and --jobs-per-device.")
+    return LocalLauncher(local_devices(device) * jobs_per_device)
+
+
+def parse_options(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Options by name; values are JSON, or else plain text."""
+    options: dict[str, Any] = {}
+    for name, text in pairs:
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
 
 
 def local_devices(device: str | None) -> list[str]:
     """The devices of this machine that are meant: all GPUs, or else the CPU, by default."""
-    import torch
-
     if device not in (None, "cuda"):
         return [str(device)]
+    import torch
+
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cuda" and not count:
         raise LaunchError("There is no CUDA device: leave --device out, or give --device cpu.")
     return [f"cuda:{i}" for i in range(count)] or ["cpu"]
 
 
-class ProcessHandle:
-    """A worker on this machine; `device` is free again when it has ended."""
-
-    def __init__(self, process: subprocess.Popen[bytes], device: str, free: list[str]) -> None:
-        self._process, self._device, self._free = process, device, free
-
-    def poll(self) -> int | None:
-        status = self._process.poll()
-        if status is not None and self._device:
-            self._free.append(self._device)
-            self._device = ""
-        return status
-
-    def stop(self) -> None:
-        end_process(self._process)
-
-
-class LocalLauncher:
+class LocalLauncher(Launcher):
     """Processes on this machine, each with a device of its own from `devices`; repeat one for several jobs on it."""
 
     def __init__(self, devices: Sequence[str]) -> None:
         self.slots = len(devices)
-        self._free = list(devices)
+        self._devices, self._started = devices, list[tuple[subprocess.Popen[bytes], str]]()
         self._threads = max((os.cpu_count() or 1) // len(devices), 1)
 
     def start(self, arguments: Sequence[str], log: Path) -> Handle:
-        device = self._free.pop(0)
-        try:
-            process = start_worker([*arguments, "--device", device], log, threads=self._threads)
-        except BaseException:
-            self._free.insert(0, device)
-            raise
-        return ProcessHandle(process, device, self._free)
-
-    def close(self) -> None:
-        """Nothing is held."""
+        self._started = [(process, device) for process, device in self._started if process.poll() is None]
+        device = next((Counter(self._devices) - Counter(device for _, device in self._started)).elements())
+        process = start_worker([*arguments, "--device", device], log, threads=self._threads)
+        self._started.append((process, device))
+        return Handle(process.poll, lambda: end_process(process))
 
 
 def start_worker(arguments: Sequence[str], log: Path, *, threads: int | None = None) -> subprocess.Popen[bytes]:
@@ -121,13 +107,13 @@ def start_worker(arguments: Sequence[str], log: Path, *, threads: int | None = N
         )
 
 
-def end_process(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process, gently first."""
+def end_process(process: subprocess.Popen[bytes], grace_seconds: float = 5.0) -> None:
+    """Ends a process, gently first, and by force when it takes its time."""
     for send in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
             process.send_signal(send)
             try:
-                process.wait(_STOP_SECONDS)
+                process.wait(grace_seconds)
             except subprocess.TimeoutExpired:
                 continue
 
@@ -141,100 +127,82 @@ def work(arguments: Sequence[str], log: str) -> int:
         end_process(process)
 
 
-class RayLauncher:
+class RayLauncher(Launcher):
     """Tasks on a Ray cluster; Ray gives each job its GPUs, and a job whose node was lost is tried again."""
 
-    def __init__(
-        self,
-        device: str | None,
-        jobs_per_device: int,
-        *,
-        address: str = "auto",
-        gpus: float | None = None,
-        cpus: float | None = None,
-    ) -> None:
+    slots = 1000  # Ray keeps its own queue
+
+    def __init__(self, device: str | None, jobs_per_device: int, options: Mapping[str, Any]) -> None:
+        for name, value in options.items():
+            if name not in ("address", "gpus", "cpus") or (name != "address" and not isinstance(value, (int, float))):
+                raise LaunchError(f"Ray takes address=HOST:PORT, and gpus= and cpus= a job, not {name}={value}.")
+        self._ray = ray = _import_package("ray", "ray>=2.40")
+        address, environment = str(options.get("address", "auto")), {"PYTHONPATH": str(_PROJECT)}
         try:
-            import ray
-        except ImportError as error:
-            raise LaunchError("The ray launcher needs Ray: pip install 'ray>=2.40'.") from error
-        if not ray.is_initialized():
-            try:
-                ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(_PROJECT)}})
-            except ConnectionError as error:
-                raise LaunchError(
-                    f"There is no Ray cluster at {address}: start one with `ray start --head`."
-                ) from error
-        self._ray = ray
-        if gpus is None:
+            if not ray.is_initialized():
+                ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": environment})
             has_gpus = device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-            gpus = 1 / jobs_per_device if has_gpus else 0
-        self._arguments = ["--device", "cuda"] if gpus else ["--device", "cpu"]
-        # One try each: how often a job is tried again is decided in one place, `launch.run_jobs`.
-        self._task = ray.remote(num_gpus=gpus, num_cpus=cpus or 1, max_retries=0)(work)
-        self.slots = 1000  # Ray keeps its own queue
+            gpus = options.get("gpus", 1 / jobs_per_device if has_gpus else 0)
+            # One try each: how often a job is tried again is decided in one place, `launch.run_jobs`.
+            self._task = ray.remote(num_gpus=gpus, num_cpus=options.get("cpus", 1), max_retries=0)(work)
+        except (ConnectionError, ValueError) as error:
+            mend = "start one with `ray start --head`, or give its address"
+            raise LaunchError(f"There is no Ray cluster at {address} that can be used ({error}): {mend}.") from error
+        self._arguments = ["--device", "cuda" if gpus else "cpu"]
 
     def start(self, arguments: Sequence[str], log: Path) -> Handle:
-        return RayHandle(self._ray, self._task.remote([*arguments, *self._arguments], str(log)))
+        ray, task = self._ray, self._task.remote([*arguments, *self._arguments], str(log))
+
+        def poll() -> int | None:
+            if not ray.wait([task], timeout=0)[0]:
+                return None
+            try:
+                return ray.get(task)
+            except ray.exceptions.RayError:  # the node or its memory is gone, not the job's fault
+                return EXIT_RETRY
+
+        return Handle(poll, lambda: ray.cancel(task, force=True))
 
     def close(self) -> None:
         self._ray.shutdown()
 
 
-class RayHandle:
-    """A task on a Ray cluster."""
-
-    def __init__(self, ray: Any, task: Any) -> None:
-        self._ray, self._task = ray, task
-
-    def poll(self) -> int | None:
-        ready, _ = self._ray.wait([self._task], timeout=0)
-        if not ready:
-            return None
-        try:
-            return self._ray.get(self._task)
-        except self._ray.exceptions.RayError:  # the node or its memory is gone, not the job's fault
-            return EXIT_RETRY
-
-    def stop(self) -> None:
-        self._ray.cancel(self._task, force=True)
-
-
-class SlurmLauncher:
+class SlurmLauncher(Launcher):
     """Slurm jobs, submitted by submitit, one a job; `cluster="local"` runs them as processes here, to try it out."""
 
-    def __init__(self, folder: Path, *, cluster: str = "slurm", slots: int = 32, **parameters: Any) -> None:
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        submitit = _import_package("submitit", "submitit")
+        parameters = {"name": "ast_hf", "timeout_min": 720, "gpus_per_node": 1, **options}
+        self._errors = submitit.core.utils
         try:
-            import submitit
-        except ImportError as error:
-            raise LaunchError("The slurm launcher needs submitit: pip install submitit.") from error
-        try:
-            self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-            self._executor.update_parameters(**{"name": "ast_hf", "timeout_min": 720, "gpus_per_node": 1, **parameters})
-        except (RuntimeError, ValueError, NameError, TypeError) as error:
-            raise LaunchError(f"Slurm cannot be used ({error}): start this on a node that has sbatch.") from error
-        self._lost = submitit.core.utils.UncompletedJobError
-        self.slots = slots
+            self.slots = int(parameters.pop("slots", 32))
+            if self.slots < 1:
+                raise ValueError(f"slots={self.slots} lets no job start")
+            self._executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", "slurm"))
+            self._executor.update_parameters(**parameters)
+        except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
+            mend = "start this on a node that has sbatch, with --launcher-options that submitit takes"
+            raise LaunchError(f"Slurm cannot be used ({error}): {mend}.") from error
 
     def start(self, arguments: Sequence[str], log: Path) -> Handle:
-        return SlurmHandle(self._executor.submit(work, list(arguments), str(log)), self._lost)
-
-    def close(self) -> None:
-        """Slurm keeps nothing for us."""
-
-
-class SlurmHandle:
-    """A Slurm job."""
-
-    def __init__(self, job: Any, lost: type[Exception]) -> None:
-        self._job, self._lost = job, lost
-
-    def poll(self) -> int | None:
-        if not self._job.done():
-            return None
         try:
-            return int(self._job.result())
-        except self._lost:  # preempted, timed out, or its node failed
-            return EXIT_RETRY
+            job = self._executor.submit(work, list(arguments), str(log))
+        except (self._errors.FailedJobError, self._errors.FailedSubmissionError) as error:
+            raise LaunchError(f"sbatch refuses it ({error})") from error
 
-    def stop(self) -> None:
-        self._job.cancel(check=False)
+        def poll() -> int | None:
+            if not job.done():
+                return None
+            try:
+                return int(job.result())
+            except self._errors.UncompletedJobError:  # preempted, timed out, or its node failed
+                return EXIT_RETRY
+
+        return Handle(poll, lambda: job.cancel(check=False))
+
+
+def _import_package(name: str, requirement: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise LaunchError(f"This launcher needs {name}: pip install '{requirement}'.") from error

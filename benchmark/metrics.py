@@ -31,7 +31,6 @@ __all__ = [
     "f1_max",
     "image_auroc",
     "pixel_auroc",
-    "pixel_average_precision",
     "pro_curve",
     "saturation_area",
     "segmentation_metrics",
@@ -63,7 +62,7 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
 def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
     """The highest F1 of any threshold, and the highest threshold that gives it (score >= threshold is anomalous).
 
-    The threshold is chosen on the scores it is judged by, so this is an upper bound and no estimate for new images.
+    The threshold is chosen on the scores it is measured on, so this is an upper bound and no estimate for new images.
     Arguments and errors are those of `image_auroc`.
     """
     return _rank_images(scores, labels).f1_max()
@@ -80,11 +79,6 @@ def pixel_auroc(anomaly_maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -
         ValueError: The sequences do not match, a map holds NaN, or there is no defective or no ok pixel.
     """
     return rank_pixels(pair_images(anomaly_maps, masks)).curve().area()
-
-
-def pixel_average_precision(anomaly_maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> float:
-    """Average precision of all pixels of all images, without interpolation. Arguments and errors: see `pixel_auroc`."""
-    return rank_pixels(pair_images(anomaly_maps, masks)).average_precision()
 
 
 def pro_curve(anomaly_maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> RateCurve:

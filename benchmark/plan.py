@@ -9,19 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ast_hf.backbone import PRETRAINED
-from ast_hf.config import ASTDetectorConfig, TrainingRecipe, parse_changes
+from ast_hf.config import PRETRAINED, ASTDetectorConfig, TrainingRecipe, parse_overrides
 from ast_hf.errors import ASTError, ConfigError
-from ast_hf.hub import home
-from benchmark.ablations import AST, VARIANTS, variants_of
+from ast_hf.files import home
 from benchmark.datasets import DATASETS, hub, list_categories, missing_categories
 from benchmark.download import how_to_get
 from benchmark.jobs import Job
 from benchmark.synthetic import write_synthetic
+from benchmark.variants import AST, VARIANTS, variants_of
 
 _LOG = logging.getLogger("benchmark")
-# Drawn data need no large model, and the presets of the paper would take days where there is no GPU.
-_SYNTHETIC_PRESET = "compact"
 
 
 def plan(options: argparse.Namespace) -> list[Job]:
@@ -32,14 +29,10 @@ def plan(options: argparse.Namespace) -> list[Job]:
     """
     synthetic = options.data == "synthetic"
     data_root = write_synthetic(home() / "synthetic") if synthetic else options.data_root
-    datasets = official_datasets() if options.all else options.datasets
+    datasets = options.datasets or [name for name, facts in DATASETS.items() if facts.categories]
     if not synthetic:
         report_missing(datasets, data_root)
-    weights, digest = options.backbone_weights, ""
-    if weights != PRETRAINED:
-        weights, digest = _weights_file(weights)
-    # What every job of the run has in common.
-    common = {"data": options.data, "backbone_weights": weights, "backbone_digest": digest}
+    common = {"data": options.data, **_backbone(options.backbone_weights)}
     jobs = [
         Job(dataset, category, seed, data_root=str(Path(root).resolve()), **settings, **common)
         for dataset in datasets
@@ -52,107 +45,75 @@ def plan(options: argparse.Namespace) -> list[Job]:
     return list({job.id: job for job in jobs}.values())
 
 
-def official_datasets() -> list[str]:
-    """The datasets that have official categories, which is what `--all` means."""
-    return [name for name, facts in DATASETS.items() if facts.categories]
-
-
 def report_missing(datasets: Sequence[str], data_root: Path) -> None:
     """Logs what of the official data is not there, how to get it, and under which licence."""
     for dataset in datasets:
         official = DATASETS[dataset].categories
-        there = data_root.is_dir()
-        missing = missing_categories(dataset, data_root) if there else list(official)
+        missing = missing_categories(dataset, data_root) if data_root.is_dir() else official
         if missing:
             what = "not there" if len(missing) == len(official) else f"lacks {', '.join(missing)}"
             _LOG.info("%s: %s in %s.\n%s", dataset, what, data_root, how_to_get(dataset, data_root))
 
 
-def settings(
-    preset: str, changes: Sequence[str], epochs: int | None, modality: str = "rgb", variant: str = AST
-) -> tuple[ASTDetectorConfig, TrainingRecipe]:
-    """Configuration and recipe of a preset with changes; all good images are trained on, as in the paper.
-
-    Args:
-        preset: One of `ast_hf.config.PRESETS`.
-        changes: "FIELD=VALUE" texts; they go above everything else.
-        epochs: Of teacher and of student, or None for the preset's.
-        modality: `ASTDetectorConfig.modality`; with depth the maximum of the map is the score, otherwise its mean.
-        variant: One of `benchmark.ablations.VARIANTS`.
-    """
-    config_changes, recipe_changes = parse_changes(changes)
-    score = "mean" if modality == "rgb" else "max"
-    config = {"modality": modality, "image_score": score, **config_changes, **VARIANTS[variant]}
-    recipe: dict[str, Any] = {"calibration_fraction": 0.0, **recipe_changes}
-    if epochs is not None:
-        recipe["epochs"] = epochs
-    return ASTDetectorConfig.preset(preset, **config), TrainingRecipe.preset(preset, **recipe)
-
-
 def _settings(dataset: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What is to be trained on each category of a dataset: one a modality, or one a modality and ablation."""
-    facts = DATASETS[dataset]
-    preset = options.preset or (_SYNTHETIC_PRESET if options.data == "synthetic" else facts.preset)
+    facts, asked = DATASETS[dataset], options.ablations
+    # Drawn data need no large model, and the presets of the paper would take days where there is no GPU.
+    preset = options.preset or ("compact" if options.data == "synthetic" else facts.preset)
     for modality in facts.modalities:
         if options.modalities and modality not in options.modalities:
             continue
-        plain = settings(preset, options.set, options.epochs, modality)
+        plain = _configure(preset, options, modality, AST)
         for variant in variants_of(modality):
-            if variant != AST and (options.ablations is None or variant not in (options.ablations or VARIANTS)):
+            if variant != AST and (asked is None or variant not in (asked or VARIANTS)):
                 continue
-            changed = settings(preset, options.set, options.epochs, modality, variant)
+            changed = _configure(preset, options, modality, variant)
             if variant != AST and VARIANTS[variant] and changed == plain:
                 continue  # the settings are this variant already
-            config, recipe = (record.to_dict() for record in changed)
-            yield {"config": config, "recipe": recipe, "preset": preset, "variant": variant}
+            yield {**changed, "preset": preset, "variant": variant}
+
+
+def _configure(preset: str, options: argparse.Namespace, modality: str, variant: str) -> dict[str, Any]:
+    """A preset with what the modality asks for, the user's own settings above that, and the variant's above all.
+
+    All good images are trained on, as in the paper; with depth the maximum of the map is the score, else its mean.
+    """
+    config_changes, recipe_changes = parse_overrides(options.set)
+    score = "mean" if modality == "rgb" else "max"
+    config = {"modality": modality, "image_score": score, **config_changes, **VARIANTS[variant]}
+    epochs = {} if options.epochs is None else {"epochs": options.epochs}
+    recipe = {"calibration_fraction": 0.0, **recipe_changes, **epochs}
+    full = ASTDetectorConfig.preset(preset, **config), TrainingRecipe.preset(preset, **recipe)
+    return {"config": full[0].to_dict(), "recipe": full[1].to_dict()}
 
 
 def _categories(dataset: str, data_root: Path, options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
-    """The categories to run, each with the folder that its dataset lies in."""
-    if dataset == hub.FACTS.name:
-        yield from _hub_categories(options)
-        return
-    if not data_root.is_dir():
-        return
-    present = list_categories(dataset, data_root)
-    for category in options.categories or present:
-        if category in present:
-            yield data_root, category
-        elif category in DATASETS[dataset].categories or not any(
-            category in facts.categories for facts in DATASETS.values()
-        ):
-            raise ConfigError(
-                f"{data_root} has no category {category!r} of {dataset}; it has: {', '.join(present) or 'none'}."
-            )
+    """The categories to run, each with the folder that its dataset lies in; those of the Hub are fetched."""
+    if dataset == "hub":
+        if not options.hub_dataset or not options.categories:
+            raise ConfigError("--datasets hub needs --hub-dataset OWNER/NAME and --categories: name what to fetch.")
+        repository, _, revision = options.hub_dataset.partition("@")
+        folder = home() / "hub" / options.hub_dataset.replace("/", "--")
+        for category in options.categories:
+            hub.materialize(repository, category, folder, columns=dict(options.hub_columns), revision=revision or None)
+            yield folder, category
+    elif data_root.is_dir():
+        present, known = list_categories(dataset, data_root), DATASETS[dataset].categories
+        elsewhere = {category for facts in DATASETS.values() for category in facts.categories}.difference(known)
+        for category in options.categories or present:
+            if category in present:
+                yield data_root, category
+            elif category not in elsewhere:
+                there = ", ".join(present) or "none"
+                raise ConfigError(f"{data_root} has no category {category!r} of {dataset}; it has: {there}.")
 
 
-def _hub_categories(options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
-    """Brings the named categories of a Hub dataset to disk."""
-    if not options.hub_dataset or not options.categories:
-        raise ConfigError("--datasets hub needs --hub-dataset OWNER/NAME and --categories: name what to bring.")
-    repository, _, revision = options.hub_dataset.partition("@")
-    folder = home() / "hub" / options.hub_dataset.replace("/", "--")
-    columns = pairs(options.hub_columns)
-    for category in options.categories:
-        hub.bring(repository, category, folder, columns=columns, revision=revision or None)
-        yield folder, category
-
-
-def pairs(texts: Sequence[str]) -> dict[str, str]:
-    """Reads "NAME=VALUE" texts.
-
-    Raises:
-        ConfigError: One has no "=".
-    """
-    if wrong := [text for text in texts if "=" not in text]:
-        raise ConfigError(f"{wrong[0]!r} is no NAME=VALUE.")
-    return dict(text.split("=", 1) for text in texts)
-
-
-def _weights_file(path: str | Path) -> tuple[str, str]:
-    """The weights' absolute path and their SHA-256, which makes them part of a job's id."""
+def _backbone(weights: str) -> dict[str, str]:
+    """The weights as a job has them: a file by its absolute path and its SHA-256, which is part of the job's id."""
+    if weights == PRETRAINED:
+        return {"backbone_weights": weights}
     try:
-        content = Path(path).read_bytes()
+        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     except OSError as error:
-        raise ConfigError(f"The backbone's weights {path} cannot be read: {error.strerror}.") from error
-    return str(Path(path).resolve()), hashlib.sha256(content).hexdigest()
+        raise ConfigError(f"The backbone's weights {weights} cannot be read: {error.strerror}.") from error
+    return {"backbone_weights": str(Path(weights).resolve()), "backbone_digest": digest}

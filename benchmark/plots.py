@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,8 +17,7 @@ from sklearn.metrics import auc, roc_curve
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """Labels (N,), 1 for defective, and scores (N,) of one category, and the calibrated threshold if there is one."""
 
     labels: np.ndarray

@@ -1,109 +1,101 @@
-"""AST as the paper's code computes it, in eager fp32, to measure our speed against.
+"""What our speed is measured against: AST as the paper's code computes it, and the detectors of anomalib.
 
-The networks are ours and the numbers they give are the same; what differs is how they are run: the trunk of
-`efficientnet_pytorch` (or ours) with its batch norms, plain convolutions in PyTorch's default layout, the teacher
-computed again at every step of the student, the loss fetched at every step, and point clouds filled pixel by pixel.
+The networks are ours and give the same numbers, but run in eager fp32 and PyTorch's default layout, with the backbone
+of `efficientnet_pytorch` where that is installed, the teacher computed anew at every step of the student, the loss
+fetched at every step, and holes filled pixel by pixel.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ast_hf.config import TrainingRecipe
-from ast_hf.images import read_image, to_pixel_values, upsample_map
-from ast_hf.model import ASTDetector
-from ast_hf.scoring import distance_map, nll_map
+from ast_hf.detector import ASTDetector
+from ast_hf.nn.losses import distance_map, nll_map
+from ast_hf.nn.network import ASTNetwork
+from ast_hf.training.features import PreparedSamples
 
 
-class ReferenceDetector:
-    """An `ASTDetector`'s teacher and student with plain convolutions, and a trunk with batch norms.
+def eager_copy(detector: ASTDetector) -> ASTDetector:
+    """A copy with nothing that makes it fast; the caller computes with it in fp32."""
+    detector = copy.deepcopy(detector)
+    for tensor in (*detector.parameters(), *detector.buffers()):
+        # A new tensor each: 1 x 1 kernels count as contiguous in either layout, and would keep theirs.
+        tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
+    assert detector.backbone is not None, "the reference is for detectors of pictures"
+    backbone = nn.Sequential(*detector.backbone.children())  # without our forward, which changes the layout
+    name = detector.config.backbone.partition(".")[0].removeprefix("tf_").replace("_", "-")
+    if name.startswith("efficientnet-b") and importlib.util.find_spec("efficientnet_pytorch"):
+        from efficientnet_pytorch import EfficientNet
 
-    Args:
-        model: Stays as it is.
+        network, state = EfficientNet.from_name(name).to(detector.device), backbone.state_dict()
+        blocks = network._blocks[: sum(key.endswith("conv_dw.weight") for key in state)]
+        backbone = nn.Sequential(network._conv_stem, network._bn0, network._swish, *blocks).eval()
+        # Both packages define their modules in the same order.
+        backbone.load_state_dict(dict(zip(backbone.state_dict(), state.values(), strict=True)))
+    detector.add_module("backbone", backbone.requires_grad_(False))
+    return detector
 
-    Attributes:
-        trunk_name: Which package's network computes the features.
-    """
 
-    def __init__(self, model: ASTDetector) -> None:
-        self.model = copy.deepcopy(model)
-        self.model.precision = "fp32"
-        self.trunk_name, self._trunk = _trunk(model)
-        for module in self.model.modules():
-            if isinstance(module, nn.Conv2d):
-                module.__class__ = nn.Conv2d  # ours without what makes it fast
-        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-
-    def features(self, pixel_values: Tensor) -> Tensor:
-        """The trunk's features (B, C, h, w) of pictures (B, 3, H, W)."""
-        return self._trunk(pixel_values.contiguous())
-
-    def predict(self, files: Sequence[Path]) -> list[np.ndarray]:
-        """The anomaly maps (H, W) of picture files, in one batch."""
-        pictures = [read_image(file) for file in files]
-        pixel_values = torch.stack([to_pixel_values(picture, self.model.config.image_size) for picture in pictures])
-        inputs = self.model.standardize(self.features(pixel_values.to(self.model.device)))
-        maps = distance_map(self.model.teach(inputs)[0], self.model.study(inputs)).cpu()
-        return [
-            upsample_map(anomaly_map, (picture.height, picture.width)).numpy()
-            for anomaly_map, picture in zip(maps, pictures, strict=True)
-        ]
-
-    def optimizer(self, network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-        """Adam as it comes."""
-        return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-    def teacher_step(self, inputs: Tensor, optimizer: torch.optim.Optimizer) -> float:
-        """One step of the teacher on standardised inputs (B, C, h, w); gives the loss, for which it waits."""
-        return _step(optimizer, nll_map(*self.model.teach(inputs)).mean())
-
-    def student_step(self, inputs: Tensor, optimizer: torch.optim.Optimizer) -> float:
-        """One step of the student, for which the teacher computes its targets again."""
-        with torch.no_grad():
-            target = self.model.teach(inputs)[0]
-        return _step(optimizer, distance_map(target, self.model.study(inputs)).mean())
+def fit(network: ASTNetwork, samples: PreparedSamples, recipe: TrainingRecipe) -> list[float]:
+    """Trains teacher, then student; gives the loss of every step."""
+    inputs, losses = network.standardize(samples.inputs), []
+    for part in (network.teacher, network.student):
+        optimizer = torch.optim.Adam(part.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        part.train()
+        for batch in inputs.split(recipe.batch_size) * recipe.epochs:
+            with torch.set_grad_enabled(part is network.teacher):
+                z, log_jac = network.teacher_forward(batch)
+            loss = nll_map(z, log_jac) if part is network.teacher else distance_map(z, network.student_forward(batch))
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+            losses.append(loss.mean().item())
+        part.eval()
+    return losses
 
 
 def fill_holes(z: np.ndarray, rounds: int) -> np.ndarray:
-    """`ast_hf.depth.fill_holes`, one pixel after another."""
-    height, width = z.shape
+    """`ast_hf.data.point_cloud.fill_holes`, one pixel after another."""
     for _ in range(rounds):
         filled = z.copy()
-        for row in range(1, height):
-            for column in range(1, width):
-                if z[row, column] == 0:
-                    window = z[row - 1 : row + 2, column - 1 : column + 2]
-                    if count := np.count_nonzero(window):
-                        filled[row, column] = window.sum(dtype=np.float64) / count
+        for row, column in np.argwhere(z[1:, 1:] == 0):
+            window = z[row : row + 3, column : column + 3]
+            if count := np.count_nonzero(window):
+                filled[row + 1, column + 1] = window.sum(dtype=np.float64) / count
         z = filled
     return z
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
+def anomalib_detectors(device: torch.device) -> dict[str, Callable[[], object]]:
+    """What scores one picture by each of anomalib's networks, from pixels to the map, with random weights in fp32."""
+    import torchvision
+    from anomalib.models.image.csflow import torch_model as csflow
+    from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel, EfficientAdModelSize
+    from anomalib.models.image.fastflow.torch_model import FastflowModel
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-
-def _trunk(model: ASTDetector) -> tuple[str, Callable[[Tensor], Tensor]]:
-    assert model.backbone is not None
-    name = model.config.backbone.partition(".")[0]
-    if name.startswith("tf_efficientnet_b") and importlib.util.find_spec("efficientnet_pytorch"):
-        from efficientnet_pytorch import EfficientNet
-
-        network = EfficientNet.from_name(name.removeprefix("tf_").replace("_", "-")).eval().to(model.device)
-        trunk: Any = model.backbone.trunk
-        stages = int(model.config.backbone_layer.rpartition(".")[2]) + 1
-        blocks = network._blocks[: sum(len(stage) for stage in trunk.blocks[:stages])]
-        return "efficientnet_pytorch", nn.Sequential(network._conv_stem, network._bn0, network._swish, *blocks)
-    trunk = copy.deepcopy(model.backbone.trunk)
-    return f"{name} with batch norms", trunk.to(memory_format=torch.contiguous_format)
+    # It would fetch ImageNet's weights, which change no time.
+    csflow.efficientnet_b5 = lambda weights=None: torchvision.models.efficientnet_b5()
+    patchcore = PatchcoreModel(["layer2", "layer3"], "wide_resnet50_2", pre_trained=False)
+    # A tenth of the patches of MVTec AD's 209 bottles, 28 x 28 each: anomalib's default.
+    patchcore.memory_bank = torch.randn(209 * 28 * 28 // 10, 1536)
+    networks: dict[str, tuple[nn.Module, int]] = {
+        "FastFlow, ResNet-18": (FastflowModel((256, 256), "resnet18", pre_trained=False), 256),
+        "EfficientAD-S": (EfficientAdModel(model_size=EfficientAdModelSize.S), 256),
+        "EfficientAD-M": (EfficientAdModel(model_size=EfficientAdModelSize.M), 256),
+        "PatchCore, WideResNet-50": (patchcore, 224),
+        "CS-Flow, EfficientNet-B5": (csflow.CsFlowModel((768, 768), cross_conv_hidden_channels=1024), 768),
+    }
+    found: dict[str, Callable[[], object]] = {}
+    for name, (network, size) in networks.items():
+        forward = torch.inference_mode()(network.eval().to(device).forward)
+        found[f"{name}, {size} px"] = functools.partial(forward, torch.rand(1, 3, size, size, device=device))
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import logging
@@ -13,7 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ast_hf.checkpoint import write_whole
+from ast_hf.files import write_atomic
+from ast_hf.results import csv_line
 from benchmark.heatmaps import SHEET_NAME
 from benchmark.plots import read_scores, roc_curves, score_histograms
 from benchmark.tables import HEADLINE, Group, Table, group_results, tables_of
@@ -35,13 +35,13 @@ def write_report(output: Path, results: Sequence[Mapping[str, Any]], expected: S
     tables = [table for group in groups for table in tables_of(group)]
     text = "\n\n".join([_LEGEND, *map(markdown, tables)]) + "\n"
     facts = receipt(results)
-    write_whole(output / "tables.md", text.encode())
-    write_whole(output / "tables.tex", "\n".join(["% Needs \\usepackage{booktabs}.", *map(latex, tables)]).encode())
-    write_whole(output / "results.csv", _csv(groups).encode())
-    write_whole(output / "receipt.json", (json.dumps(facts, indent=2) + "\n").encode())
+    write_atomic(output / "tables.md", text.encode())
+    write_atomic(output / "tables.tex", "\n".join(["% Needs \\usepackage{booktabs}.", *map(latex, tables)]).encode())
+    write_atomic(output / "results.csv", _csv(groups).encode())
+    write_atomic(output / "receipt.json", (json.dumps(facts, indent=2) + "\n").encode())
     pictures = [line for i, group in enumerate(groups) for line in _pictures(output, group, groups[:i])]
     report = ["# AST benchmark", text.strip(), _receipt_text(facts), "## Plots and heat maps", *pictures]
-    write_whole(output / "report.md", ("\n\n".join(report) + "\n").encode())
+    write_atomic(output / "report.md", ("\n\n".join(report) + "\n").encode())
     return text
 
 
@@ -72,12 +72,9 @@ def latex(table: Table) -> str:
 def _csv(groups: Sequence[Group]) -> str:
     results = [r for group in groups for r in group.results if r["figures"]]
     facts = ("id", "dataset", "category", "seed", "variant", "data", "preset", "modality", "epochs")
-    columns = dict.fromkeys([*facts, HEADLINE, *(name for r in results for name in r["figures"])])
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(columns), extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    table.writerows({**r["job"]["config"], **r["job"]["recipe"], **r["job"], **r} | r["figures"] for r in results)
-    return text.getvalue()
+    columns = list(dict.fromkeys([*facts, HEADLINE, *(name for r in results for name in r["figures"])]))
+    rows = [{**r["job"]["config"], **r["job"]["recipe"], **r["job"], **r} | r["figures"] for r in results]
+    return "".join(csv_line(row, columns) for row in (dict(zip(columns, columns, strict=True)), *rows))
 
 
 def receipt(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -117,6 +114,6 @@ def _pictures(output: Path, group: Group, earlier: Sequence[Group]) -> list[str]
         for kind, draw in (("scores", score_histograms), ("roc", roc_curves)):
             path, png = f"plots/{kind}_{name}.png", io.BytesIO()
             draw(parts, group.title).savefig(png, format="png", dpi=150, metadata={"Software": None})
-            write_whole(output / path, png.getvalue())
+            write_atomic(output / path, png.getvalue())
             lines.insert(0, f"![{kind}, {group.title}]({path})")
     return [f"### {group.title}", *lines] if lines else []

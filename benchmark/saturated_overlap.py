@@ -64,9 +64,10 @@ def spro_curve(anomaly_maps: Sequence[ArrayLike], regions: Sequence[Sequence[Sat
     """Saturated per-region overlap (sPRO) against the false positive rate, at every distinct score.
 
     sPRO is the mean over all regions of all images of `min(found pixels / saturation area, 1)`. A pixel inside any
-    region is never a false positive. Source: Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in
-    Unsupervised Anomaly Detection and Localization", IJCV 2022. MVTec's code takes the curve at adaptively chosen
-    thresholds; this one leaves none out. Absolute saturation areas are pixels of the raw images: maps must be as large.
+    region is never a false positive. AU-sPRO, usually reported for MVTec LOCO AD, is its `area` up to a rate of 0.05.
+    Source: Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection and
+    Localization", IJCV 2022. MVTec's code takes the curve at adaptively chosen thresholds; this one leaves none out.
+    Absolute saturation areas are pixels of the raw images: maps must be as large.
 
     Args:
         anomaly_maps: (H, W) each, see `pixel_auroc`.

@@ -1,274 +1,159 @@
 """`python -m benchmark.speed`: how long every step of AST takes, beside an eager fp32 loop like the paper's code.
 
-Both take turns, so that what else the machine does falls on both; medians are given. Weights are random: they do not
-change the time.
+Runtimes and reference have a process each and take turns, so that what else the machine does falls on all of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import contextlib
 import json
+import math
 import multiprocessing
-import sys
+import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
+from functools import partial
+from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, get_args
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
-from rich.table import Column, Table
-from torch import Tensor
+from rich.table import Table
 
-from ast_hf.acceleration import can_accelerate
-from ast_hf.checkpoint import write_whole
-from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe
-from ast_hf.depth import fill_holes
-from ast_hf.features import PreparedParts
-from ast_hf.images import read_image, to_pixel_values, upsample_map
-from ast_hf.memory import keep_freed_memory
-from ast_hf.model import ASTDetector, default_device
-from ast_hf.parts import Part
-from ast_hf.prediction import predict_parts
-from ast_hf.scoring import distance_map
-from ast_hf.training import fit
-from benchmark import reference, speed_chart
-from benchmark.metrics import au_pro
-from benchmark.synthetic import draw_part
-from benchmark.timing import describe, peak_memory, race, stopwatch, versions
-
-OURS, ACCELERATED, REFERENCE = "ours", "accelerated", "reference"
-_BATCH = 16  # pictures, for throughput; the paper trains with batches of 8
-_RECIPE = TrainingRecipe(epochs=2)
-_STEPS = 2 * _RECIPE.epochs  # of the teacher, and as many of the student
-TRUNK, TEACHER, STUDENT, ONE = "trunk", "teacher", "student", "one picture, file to map"
-MANY = f"a picture of {_BATCH}, file to map"
-TRAINING = f"training step, {_RECIPE.batch_size} pictures"
-HOLES = "fill the holes of a scan, 800 x 800"
-
-
-# Of each step: what does it once, and the pictures, steps or files that this is.
-Steps = dict[str, tuple[Callable[[], Any], int]]
+import ast_hf
+from ast_hf.config import PRESETS, ASTDetectorConfig, parse_overrides
+from ast_hf.detector import default_device
+from ast_hf.errors import ASTError
+from ast_hf.files import write_atomic
+from ast_hf.inference.runtimes import RuntimeName
+from ast_hf.nn.precision import resolve_precision
+from benchmark.stages import ANOMALIB, MANY, REFERENCE, TRAINING, peak_memory, stage_names, time_stage, write_inputs
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One step: the seconds of each repetition by contender ("ours", "accelerated", "reference"), where it has one."""
+    """One stage, by contender: a runtime of ours, "reference" or "anomalib"."""
 
-    name: str
-    count: int  # pictures, steps or files a repetition
-    seconds: dict[str, list[float]]
+    stage: str
+    seconds: dict[str, list[float]]  # of each repetition, for one picture, step or file
+    peak_bytes: dict[str, int]  # the most memory that the contender's process had had by then
 
-    def milliseconds(self, who: str) -> float:
-        """The median for one picture, step or file; NaN where the contender has no such step."""
-        seconds = self.seconds.get(who)
-        return 1e3 * float(np.median(seconds)) / self.count if seconds else float("nan")
+    def milliseconds(self, contender: str) -> float:
+        """The median; NaN where the contender has no such stage."""
+        return 1e3 * median(self.seconds.get(contender, [math.nan]))
 
     @property
     def ratio(self) -> float:
-        """How many times as long as the faster of ours the reference takes; NaN without one."""
-        return self.milliseconds(REFERENCE) / float(np.nanmin([self.milliseconds(who) for who in (OURS, ACCELERATED)]))
+        """How many times as long as the fastest of ours the reference takes; NaN without one."""
+        return self.milliseconds(REFERENCE) / min(self.milliseconds(name) for name in self.seconds if name != REFERENCE)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line."""
-    options = parser().parse_args(arguments)
-    keep_freed_memory()
-    console, results = Console(), []
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; exits with 2 where something that was asked for cannot be had."""
+    command = parser()
+    options = command.parse_args(arguments)
+    if options.peers and util.find_spec("anomalib") is None:
+        command.error("--peers needs the package anomalib: pip install anomalib.")
     device = default_device(options.device)
+    openvino = device.type == "cpu" and util.find_spec("openvino") is not None
+    runtimes = options.runtimes or (["torch", "openvino"] if openvino else ["torch"])
+    contenders, results = [*runtimes, REFERENCE, *[ANOMALIB] * options.peers], []
     for preset in options.preset:
-        result = measure(ASTDetectorConfig.preset(preset), options)
-        console.print(table(f"{preset}, {describe(device)}", result["measurements"]))
-        results.append({"preset": preset, **result, "measurements": [asdict(m) for m in result["measurements"]]})
+        try:
+            config = ASTDetectorConfig.preset(preset, **parse_overrides(options.set)[0])
+            measurements = measure(config, contenders, device, max(options.rounds, 1), training=not options.no_training)
+        except ASTError as error:
+            command.error(str(error))
+        Console().print(table(f"{preset}, {versions(device)['device']}", measurements, contenders))
+        results.append({"preset": preset, "measurements": [asdict(m) for m in measurements]})
     if options.output:
-        facts = {**versions(device), "results": results}
-        options.output.mkdir(parents=True, exist_ok=True)
-        write_whole(options.output / "speed.json", (json.dumps(facts, indent=1) + "\n").encode())
-        write_whole(options.output / "speed.png", speed_chart.draw(facts))
-    return 0
+        write_atomic(options.output, json.dumps({**versions(device), "results": results}, indent=1).encode())
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed", description=__doc__.partition(": ")[2])
-    parser.add_argument("--preset", nargs="+", choices=sorted(PRESETS), default=["mvtec-ad", "compact-b0", "compact"])
+    presets = sorted(name for name in PRESETS if not ASTDetectorConfig.preset(name).uses_depth)
+    parser.add_argument(
+        "--preset", nargs="+", choices=presets, default=["mvtec-ad", "compact-b0", "compact"], metavar="NAME",
+        help=f"detectors to measure, of {', '.join(presets)} (default: mvtec-ad compact-b0 compact)",
+    )  # fmt: skip
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of their presets")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="repetitions (default: %(default)s)")
+    parser.add_argument("--no-training", action="store_true", help="leave out the steps of training, the longest")
     parser.add_argument(
-        "--no-training", action="store_false", dest="training", help="leave out the steps of training, the longest"
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for speed.json and speed.png")
+        "--runtimes", nargs="+", choices=get_args(RuntimeName), metavar="NAME",
+        help="torch (which single stages need), compile, openvino (default: torch, and openvino if there on a CPU)",
+    )  # fmt: skip
+    parser.add_argument("--peers", action="store_true", help="measure anomalib's detectors too (pip install anomalib)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="keep all repetitions, versions and device as JSON")
     return parser
 
 
-def measure(config: ASTDetectorConfig, options: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    config: ASTDetectorConfig, contenders: Sequence[str], device: torch.device, rounds: int, *, training: bool
+) -> list[Measurement]:
     """Measures one configuration with random weights.
 
-    The reference runs in a process of its own, in which the C library deals with memory as it does by default.
+    Raises:
+        RuntimeUnavailableError: A runtime's package is missing, or it is not for the device.
     """
-    device = default_device(options.device)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        Image.fromarray(draw_part("carpet", 0).rgb).save(folder / "part.png")
-        ours = our_steps(config, folder, device, training=options.training)
-        faster, runtimes = accelerated_steps(folder, device)
-        with Reference(config, folder, device) as reference:
-            measurements = []
-            for step, (run, count) in ours.items():
-                contenders = {OURS: functools.partial(stopwatch, run, device)}
-                if step in faster:
-                    contenders[ACCELERATED] = functools.partial(stopwatch, faster[step][0], device)
-                if step in reference.steps:
-                    contenders[REFERENCE] = functools.partial(reference.seconds, step)
-                measurements.append(Measurement(step, count, race(contenders, options.rounds)))
-    facts = {"reference_trunk": reference.trunk_name, "accelerated": runtimes, "peak_memory_bytes": peak_memory(device)}
-    return {**facts, "measurements": measurements}
+    measurements, spawn = [], multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:  # not here: children inherit the peak of our memory
+            pool.submit(write_inputs, Path(folder), config).result()
+        pools = {who: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for who in contenders}
+
+        def call(function: Callable[..., Any], who: str, *arguments: str) -> Any:
+            return pools[who].submit(function, who, Path(folder), device, *arguments).result()
+
+        found = {who: call(stage_names, who) for who in contenders}
+        wanted = dict.fromkeys(name for who in contenders if who != REFERENCE for name in found[who])
+        for stage in [name for name in wanted if training or name != TRAINING]:
+            runs = {who: partial(call, time_stage, who, stage) for who in contenders if stage in found[who]}
+            seconds = take_turns(runs, rounds)
+            peaks = {who: pools[who].submit(peak_memory, device).result() for who in runs}
+            measurements.append(Measurement(stage, seconds, peaks))
+    return measurements
 
 
-def our_steps(config: ASTDetectorConfig, folder: Path, device: torch.device, *, training: bool) -> Steps:
-    """Every stage from a file to its map, the whole way for one picture and for a batch, loading, and training."""
-    torch.manual_seed(0)
-    model, path = ASTDetector(config).to(device), folder / "part.png"
-    model.save_pretrained(folder / "model")
-    picture = read_image(path)
-    pixels = to_pixel_values(picture, config.image_size)[None].to(device)
-    with torch.inference_mode():
-        features = model.features(pixels).contiguous()
-        z, guess = model.teach(features)[0], model.study(features)
-        anomaly_map = distance_map(z, guess)
-    shape = (picture.height, picture.width)
-    steps: Steps = {
-        "read the picture": (lambda: read_image(path), 1),
-        "resize and normalise": (lambda: to_pixel_values(picture, config.image_size), 1),
-        TRUNK: (lambda: model.features(pixels), 1),
-        TEACHER: (lambda: model.teach(features), 1),
-        STUDENT: (lambda: model.study(features), 1),
-        "anomaly map, at the picture's size": (lambda: upsample_map(distance_map(z, guess).cpu(), shape), 1),
-        "copy back": (lambda: anomaly_map.cpu(), 1),
-        **whole_steps(model, path),
-        "load the detector": (lambda: ASTDetector.from_pretrained(folder / "model", device=device), 1),
-    }
-    steps = {name: (torch.inference_mode()(run), count) for name, (run, count) in steps.items()}
-    if training:
-        inputs = training_inputs(model)
-        steps[TRAINING] = (lambda: fit(model, PreparedParts(inputs, None), _RECIPE), _STEPS)
-    scan, maps, masks = scan_with_holes(), *maps_and_masks()
-    steps[HOLES] = (lambda: fill_holes(scan, 3), 1)
-    steps["AU-PRO of a picture, 512 x 512"] = (lambda: au_pro(maps, masks), len(maps))
-    return steps
+def take_turns(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What contenders give, called one after another so many times; a round before that does not count."""
+    rows = [[run() for run in runs.values()] for _ in range(rounds + 1)]
+    return {name: [row[column] for row in rows[1:]] for column, name in enumerate(runs)}
 
 
-def whole_steps(model: ASTDetector, path: Path) -> Steps:
-    """From file to map, for one picture and for a batch."""
-    parts = [Part(path)] * _BATCH
+def versions(device: torch.device) -> dict[str, Any]:
+    """What the figures depend on."""
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    packages = ("torch", "timm", "openvino", "efficientnet_pytorch", "anomalib")
     return {
-        ONE: (lambda: model.predict(path), 1),
-        MANY: (lambda: list(predict_parts(model, parts, batch_size=_BATCH)), _BATCH),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "precision": resolve_precision(device, "auto"),
+        "python": platform.python_version(),
+        "ast_hf": ast_hf.__version__,
+        **{name: metadata.version(name) for name in packages if util.find_spec(name)},
     }
 
 
-def accelerated_steps(folder: Path, device: torch.device) -> tuple[Steps, Mapping[str, str]]:
-    """The same with OpenVINO where it is faster, and where that is; nothing where it is missing or on a GPU."""
-    if not can_accelerate(device):
-        return {}, {}
-    model = ASTDetector.from_pretrained(folder / "model", device=device)
-    runtimes = model.accelerate()
-    return whole_steps(model, folder / "part.png"), runtimes
-
-
-def reference_steps(config: ASTDetectorConfig, folder: Path, device: torch.device) -> tuple[str, Steps]:
-    """What the reference does otherwise, by the same names, and the name of its trunk."""
-    torch.manual_seed(0)
-    plain, path = reference.ReferenceDetector(ASTDetector(config).to(device)), folder / "part.png"
-    pixels = to_pixel_values(read_image(path), config.image_size)[None].to(device)
-    with torch.inference_mode():
-        features = plain.features(pixels).contiguous()
-    inputs, scan = training_inputs(plain.model), scan_with_holes()
-
-    def train() -> None:
-        for network, step in ((plain.model.teacher, plain.teacher_step), (plain.model.student, plain.student_step)):
-            optimizer = plain.optimizer(network, _RECIPE)
-            for _ in range(_RECIPE.epochs):
-                for batch in inputs.split(_RECIPE.batch_size):
-                    step(batch, optimizer)
-
-    steps: Steps = {
-        TRUNK: (lambda: plain.features(pixels), 1),
-        TEACHER: (lambda: plain.model.teach(features), 1),
-        STUDENT: (lambda: plain.model.study(features), 1),
-        ONE: (lambda: plain.predict([path]), 1),
-        MANY: (lambda: plain.predict([path] * _BATCH), _BATCH),
-    }
-    steps = {name: (torch.inference_mode()(run), count) for name, (run, count) in steps.items()}
-    steps |= {TRAINING: (train, _STEPS), HOLES: (lambda: reference.fill_holes(scan, 3), 1)}
-    return plain.trunk_name, steps
-
-
-class Reference:
-    """The reference's steps in a process of their own; a context manager that ends it."""
-
-    def __init__(self, config: ASTDetectorConfig, folder: Path, device: torch.device) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, config, folder, device), daemon=True)
-
-    def __enter__(self) -> Reference:
-        self._process.start()
-        self.trunk_name, self.steps = self._connection.recv()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._process.terminate()
-        self._process.join()
-
-    def seconds(self, step: str) -> float:
-        """Runs a step there and gives the seconds it took."""
-        self._connection.send(step)
-        return self._connection.recv()
-
-
-def _serve(connection: Connection, config: ASTDetectorConfig, folder: Path, device: torch.device) -> None:
-    trunk_name, steps = reference_steps(config, folder, device)
-    connection.send((trunk_name, list(steps)))
-    while True:
-        connection.send(stopwatch(steps[connection.recv()][0], device))
-
-
-def training_inputs(model: ASTDetector) -> Tensor:
-    """Random features of two batches."""
-    return torch.randn(2 * _RECIPE.batch_size, model.config.input_channels, *model.map_size, device=model.device)
-
-
-def scan_with_holes() -> np.ndarray:
-    """Heights of 800 x 800 points, 15 % of them not measured."""
-    rng = np.random.default_rng(0)
-    return rng.uniform(0.5, 0.6, (800, 800)).astype(np.float32) * (rng.random((800, 800)) > 0.15)
-
-
-def maps_and_masks() -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Noise and defects of 20 pictures."""
-    rng, masks = np.random.default_rng(0), [np.zeros((512, 512), bool) for _ in range(20)]
-    for mask in masks:
-        mask[100:140, 200:260] = mask[300:330, 40:50] = True
-    return [rng.random((512, 512), dtype=np.float32) + mask for mask in masks], masks
-
-
-def table(title: str, measurements: Sequence[Measurement]) -> Table:
-    """Medians and ratios."""
-    table = Table(Column("milliseconds", no_wrap=True), title=title, title_justify="left")
-    for column in ("ours", "OpenVINO", "reference", "ratio"):
+def table(title: str, measurements: Sequence[Measurement], contenders: Sequence[str]) -> Table:
+    """Medians, how many times as long as the fastest of ours the reference takes, and the processes' memory."""
+    table = Table("milliseconds", title=title, title_justify="left")
+    for column in (*contenders, "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
-    for m in measurements:
-        values = [m.milliseconds(who) for who in (OURS, ACCELERATED, REFERENCE)]
-        cells = [f"{value:.0f}" if value >= 1000 else f"{value:.3g}" for value in values]
-        table.add_row(m.name, *("" if cell == "nan" else cell for cell in (*cells, f"{m.ratio:.1f}")))
+    rows = {m.stage: [*map(m.milliseconds, contenders), m.ratio] for m in measurements}
+    peaks = {name: size for m in measurements if m.stage == MANY for name, size in m.peak_bytes.items()}
+    rows["peak memory predicting, MB"] = [peaks.get(name, math.nan) / 1e6 for name in contenders]
+    for name, values in rows.items():
+        table.add_row(name, *(f"{value:.1f}".replace("nan", "") for value in values))
     return table
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

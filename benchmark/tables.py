@@ -10,9 +10,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe
-from benchmark.ablations import AST, VARIANTS
 from benchmark.datasets import DATASETS
 from benchmark.published import Published, context, published
+from benchmark.variants import AST, VARIANTS
 
 HEADLINE = "image_auroc"
 # Figures in the order of the tables. Of the first seven the first five there are stand beside the paper.
@@ -26,7 +26,6 @@ NAMES = {
     "false_positive_rate": "FPR at threshold", "target_false_positive_rate": "FPR aimed at",
     "recall": "recall at threshold",
 }  # fmt: skip
-_TITLES = {"mvtec_ad": "MVTec AD", "mvtec_3d_ad": "MVTec 3D-AD", "mvtec_loco_ad": "MVTec LOCO AD", "visa": "VisA"}
 _MODALITIES = {"rgb": "RGB", "depth": "3D", "rgb+depth": "RGB + 3D"}
 # What says which part of a run a job is, or where its files lie; all else has to agree within one table.
 _NOT_SETTINGS = ("id", "category", "seed", "preset", "variant", "config", "recipe", "backbone_weights", "data_root")
@@ -79,7 +78,7 @@ class Group:
 def group_results(results: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]] = ()) -> list[Group]:
     """Sorts results into groups, whatever order they come in; an ablation goes to the AST that it was made from."""
     planned = [{"id": job["id"], "job": job, "figures": {}} for job in expected]
-    known = {r["id"]: {**r, "job": {"data": "files", "variant": AST, **r["job"]}} for r in [*planned, *results]}
+    known = {r["id"]: r for r in [*planned, *results]}
     groups: dict[str, Group] = {}
     for result in sorted(known.values(), key=_place):  # AST before its ablations
         job, official = result["job"], DATASETS[result["job"]["dataset"]].categories
@@ -88,7 +87,7 @@ def group_results(results: Sequence[Mapping[str, Any]], expected: Sequence[Mappi
         settings = {k: v for k, v in {**own, **job["config"], **job["recipe"]}.items() if k not in changed}
         home = next((g for g in groups.values() if changed and settings.items() <= g.settings.items()), None)
         if home is None:
-            title = f"{_TITLES.get(job['dataset'], job['dataset'])}, {_MODALITIES[settings['modality']]}"
+            title = f"{DATASETS[job['dataset']].title}, {_MODALITIES[settings['modality']]}"
             title += ", synthetic data" * (job["data"] != "files")  # these never go by the dataset's name alone
             home = groups.setdefault(json.dumps(settings, sort_keys=True), Group(title, settings, official, []))
         home.results.append(result)
@@ -138,7 +137,7 @@ def _rows(group: Group) -> list[tuple[str, list[str], Published | None]]:
         label = f"average ({n} of {n})"
     elif n > 1 and len(papers) == n:
         value, verified = fmean(p.value for p in papers), all(p.verified for p in papers)
-        mean = replace(papers[0], value=value, deviation=None, verified=verified, source="")
+        mean = replace(papers[0], value=value, std=None, verified=verified, source="")
         label += f", {mean.by}: the same {n}"
     return [*rows, (label, done, mean)] if n > 1 else rows
 
@@ -202,6 +201,6 @@ def _settings_note(group: Group) -> str:
     name = modal if (modal := f"{base}-{group.settings['modality']}") in PRESETS else base
     recipe = TrainingRecipe.preset(name, calibration_fraction=0.0)  # as the paper, the benchmark trains on all
     reference = {**ASTDetectorConfig.preset(name).to_dict(), **recipe.to_dict(), "backbone_digest": "pretrained"}
-    own = {**group.settings, "backbone_digest": group.settings.get("backbone_digest", "")[:12] or "pretrained"}
+    own = {**group.settings, "backbone_digest": group.settings["backbone_digest"][:12] or "pretrained"}
     changed = [f"{k} {own[k]} ({v})" for k, v in reference.items() if k in own and own[k] != v]
     return f"Settings: preset {name}" + (f", except for {', '.join(changed)}." if changed else ".")

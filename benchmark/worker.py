@@ -20,22 +20,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
-import torch
 
-from ast_hf.checkpoint import write_whole
-from ast_hf.memory import keep_freed_memory
-from benchmark.jobs import LOCK_NAME, PROGRESS_NAME, Job, folder_of, read_result, read_spec
+from ast_hf.files import write_atomic
+from benchmark.jobs import EXIT_BUSY, EXIT_RETRY, LOCK_NAME, PROGRESS_NAME, Job, job_folder, read_result, read_spec
 
-EXIT_FAILED = 1
-EXIT_BUSY = 73
-EXIT_RETRY = 75  # EX_TEMPFAIL
-_PROGRESS_SECONDS = 0.5
 _LOG = logging.getLogger("benchmark.worker")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the worker's command line; returns its exit status."""
-    options = parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m benchmark.worker", description=__doc__.partition("\n")[0])
+    parser.add_argument("spec", type=Path, help="job.json in its folder of a run")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    parser.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
+    parser.add_argument("--timeout", type=float, default=0, metavar="SECONDS", help="end the job after this time")
+    parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if options.with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -43,9 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Needs no Python to run, so that it also ends what hangs inside of a library, and shows where.
         faulthandler.dump_traceback_later(options.timeout, exit=True)
     job, output = read_spec(options.spec)
-    keep_freed_memory()
     try:
-        with filelock.FileLock(folder_of(output, job) / LOCK_NAME, blocking=False):
+        with filelock.FileLock(job_folder(output, job) / LOCK_NAME, blocking=False):
             if read_result(output, job) is not None:
                 return 0
             return _attempt(job, output, device=options.device, deterministic=options.deterministic)
@@ -53,46 +52,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BUSY
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line's options."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.worker", description=__doc__.partition("\n")[0])
-    parser.add_argument("spec", type=Path, help="job.json in its folder of a run")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
-    parser.add_argument("--timeout", type=float, default=0, metavar="SECONDS", help="end the job after this time")
-    parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
-    return parser
-
-
 def _attempt(job: Job, output: Path, *, device: str | None, deterministic: bool) -> int:
     """One try at a job; what stopped it is in the log and, for the reader, in error.txt."""
-    from benchmark.experiment import run_job  # so that a worker with nothing to do is quick
+    import torch  # here, so that a worker with nothing to do is quick
 
-    error_file = folder_of(output, job) / "error.txt"
-    error_file.unlink(missing_ok=True)
+    from benchmark.experiment import run_job
+
+    folder = job_folder(output, job)
+    (folder / "error.txt").unlink(missing_ok=True)
     _LOG.info("%s, process %d", job.id, os.getpid())
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     try:
-        run_job(job, output, device=device, progress=ProgressFile(folder_of(output, job)))
-    except Exception as error:
+        run_job(job, output, device=device, progress=ProgressFile(folder))
+    except Exception as error:  # the process's last line of defence: whatever it was is written down, and is its end
         _LOG.exception("%s", type(error).__name__)
         with contextlib.suppress(OSError):
-            write_whole(error_file, traceback.format_exc().encode())
-        return EXIT_RETRY if _may_heal(error) else EXIT_FAILED
+            write_atomic(folder / "error.txt", traceback.format_exc().encode())
+        # With less beside it, or on another GPU, what lacked memory or met a fault of the GPU may go through.
+        texts = ("CUDA", "can't allocate memory") if isinstance(error, RuntimeError) else ()
+        is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        return EXIT_RETRY if is_memory or any(text in str(error) for text in texts) else 1
     finally:
-        (folder_of(output, job) / PROGRESS_NAME).unlink(missing_ok=True)
+        (folder / PROGRESS_NAME).unlink(missing_ok=True)
     return 0
-
-
-def _may_heal(error: Exception) -> bool:
-    """Out of memory, or a fault of the GPU: with less beside it, or on another GPU, the job may go through."""
-    text = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("CUDA" in text or "can't allocate memory" in text)
-    )
 
 
 def _end_with_parent() -> None:
@@ -107,18 +92,16 @@ class ProgressFile:
     """A `Progress` that keeps progress.json up to date for those who watch; a full disk does not stop the job."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / PROGRESS_NAME
-        self._written = 0.0
-        self._stage = ""
+        self._path, self._written, self._stage = folder / PROGRESS_NAME, 0.0, ""
 
     def __call__(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
         now = time.monotonic()
-        if stage == self._stage and done < total and now - self._written < _PROGRESS_SECONDS:
+        if stage == self._stage and done < total and now - self._written < 0.5:
             return
         self._stage, self._written = stage, now
         state = {"stage": stage, "done": done, "total": total, "loss": loss}
         with contextlib.suppress(OSError):
-            write_whole(self._path, json.dumps(state).encode())
+            write_atomic(self._path, json.dumps(state).encode())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """`app.py` in a process of its own, with its home, caches and temporary files in one folder."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -15,52 +13,44 @@ from pathlib import Path
 import httpx
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_PATIENCE = 120  # seconds until a server that does not answer is given up
+_TIMEOUT = 120  # seconds until a server that does not answer is given up
 
 
 class AppServer:
-    """A server that can be started, killed and started again on the same folder.
+    """A server that answers once it is made.
 
     Attributes:
         url: Where it answers.
         folder: All that it may write lies in `home` (checkpoints, Hub cache) and `temporary` in here.
+        working: The directory that it runs in.
         log: What it printed.
     """
 
-    def __init__(self, folder: Path, script: Path = REPOSITORY / "app.py") -> None:
-        self.script = script
+    def __init__(self, folder: Path, script: Path) -> None:
         self.folder, self.home, self.temporary = folder, folder / "home", folder / "temporary"
         self.working, self.log = folder / "working", folder / "log.txt"
         for path in (self.home, self.temporary, self.working):
             path.mkdir(parents=True, exist_ok=True)
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    def start(self) -> None:
-        """Starts it and waits until it answers."""
-        command = [sys.executable, str(self.script), "--port", str(self.port)]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        self.url, command = f"http://127.0.0.1:{port}", [sys.executable, str(script), "--port", str(port)]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
                 command, cwd=self.working, env=self._environment(), stdout=log, stderr=log, start_new_session=True
             )
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while not self.is_alive():
-            if self.process.poll() is not None or time.monotonic() > until:
+            if self._process.poll() is not None or time.monotonic() > until:
                 self.stop()
                 raise RuntimeError(f"app.py does not answer; it says:\n{self.log.read_text(errors='replace')}")
             time.sleep(0.1)
 
-    def stop(self, number: int = signal.SIGKILL) -> None:
-        """Ends it and all that it started; by default as a machine does that runs out of memory."""
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, number)
-            self.process.wait(timeout=_PATIENCE)
+    def stop(self) -> None:
+        """Ends it and all that it started."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(timeout=_TIMEOUT)
 
     def is_alive(self) -> bool:
         """Whether the page is served."""
@@ -71,29 +61,19 @@ class AppServer:
 
     def memory(self, field: str = "VmRSS") -> int:
         """Bytes of memory: VmRSS now, VmHWM at its peak so far."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
-        return int(line.split()[1]) * 1024
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition(f"{field}:")[2].split()[0]) * 1024
 
     def files(self) -> set[Path]:
         """Every file in its folder but the log."""
         return {path for path in self.folder.rglob("*") if path.is_file() and path != self.log}
 
     def _environment(self) -> dict[str, str]:
-        ours = {
-            "PYTHONPATH": REPOSITORY,
-            "HOME": self.home,
-            "XDG_CACHE_HOME": self.home / "cache",
-            "AST_HF_HOME": self.home / "ast_hf",
-            "HF_HOME": self.home / "huggingface",
-            "TMPDIR": self.temporary,
-            "GRADIO_TEMP_DIR": self.temporary / "gradio",
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GRADIO_", "HF_"))}
-        return kept | {name: str(value) for name, value in ours.items()}
+        others = ("GRADIO_", "HF_", "AST_HF_", "XDG_")  # each of them has its default in HOME or TMPDIR
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+        ours = {"PYTHONPATH": REPOSITORY, "HOME": self.home, "TMPDIR": self.temporary}
+        options = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**kept, **{name: str(path) for name, path in ours.items()}, **options}
 
 
 @contextmanager
@@ -101,13 +81,6 @@ def running_app(folder: Path, script: Path = REPOSITORY / "app.py") -> Iterator[
     """A server that answers until the block ends; `script` is `app.py`, or one that runs it."""
     server = AppServer(folder, script)
     try:
-        server.start()
         yield server
     finally:
         server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

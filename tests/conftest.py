@@ -1,20 +1,20 @@
-"""Fixtures shared by all tests, and the walls between them and the user's own settings."""
-
-from __future__ import annotations
+"""Fixtures shared by all tests, and the walls between them and the user's own files."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 from hypothesis import settings
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.hub_server import Hub, logged_in
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-GOLDEN = REPOSITORY / "tests" / "golden"
+# A name to tensors and settings.
+Golden = Callable[[str], tuple[dict[str, Tensor], dict[str, str]]]
 
 # Hypothesis' default deadline makes every property test a timed one, which fails on a busy machine.
 settings.register_profile("untimed", deadline=None)
@@ -25,7 +25,7 @@ settings.load_profile("untimed")
 def isolation(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Keeps the user's files and token and the machine's arithmetic out of tests, and all but `network` off the Hub."""
+    """Keeps the user's files and token out of tests, and all of them but those marked `network` off the Hub."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("AST_HF_HOME", str(home / "ast_hf"))
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
@@ -33,32 +33,24 @@ def isolation(
     # huggingface_hub reads its variables once, when it is imported: the variables are for child processes.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home / "huggingface" / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(home / "huggingface" / "token"))
-    # Figures are exact, and the same on every machine; but for the tests that compare with another process.
-    if "machine_arithmetic" not in request.fixturenames:
-        monkeypatch.setattr("ast_hf.arithmetic.has_fast_bf16", lambda device: False)
     if request.node.get_closest_marker("network") is None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
-def machine_arithmetic() -> None:
-    """Leaves a test the arithmetic that the library chooses on this machine: bf16 where that is faster."""
+def hub(isolation: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub of this test's own, where it is logged in as "me"."""
+    yield from logged_in(monkeypatch)
 
 
 @pytest.fixture(scope="session")
-def golden() -> Callable[[str], dict[str, Tensor]]:
-    """`golden("ast_rgb")` gives the tensors of tests/golden/ast_rgb.safetensors, anew at each call."""
-    return lambda name: load_file(GOLDEN / f"{name}.safetensors")
+def golden() -> Golden:
+    """`golden("ast_rgb")` gives tensors and settings of tests/golden/ast_rgb.safetensors, anew at each call."""
 
-
-@pytest.fixture(scope="session")
-def golden_metadata() -> Callable[[str], dict[str, str]]:
-    """`golden_metadata("ast_rgb")` gives the settings behind those tensors, as strings."""
-
-    def read(name: str) -> dict[str, str]:
-        with safe_open(GOLDEN / f"{name}.safetensors", framework="pt") as file:
-            return file.metadata() or {}
+    def read(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        with safe_open(REPOSITORY / "tests" / "golden" / f"{name}.safetensors", framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
     return read
 

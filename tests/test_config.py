@@ -1,106 +1,78 @@
-from __future__ import annotations
+"""Configuration and recipe: the paper's values, bounds on every field, and older versions."""
 
 import json
 from typing import Any
 
 import pytest
 
-from ast_hf import ASTDetector, ASTDetectorConfig, ConfigError, TrainingRecipe
-from ast_hf.config import PRESETS, parse_changes
+from ast_hf import ASTDetectorConfig, ConfigError, TrainingRecipe
+from ast_hf.config import CONFIG_VERSION, PRESETS, parse_overrides
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_json(name: str) -> None:
+    for record in (ASTDetectorConfig.preset(name), TrainingRecipe.preset(name)):
+        assert type(record).from_dict(json.loads(json.dumps(record.to_dict()))) == record
+        assert hash(record) == hash(type(record).preset(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("mvtec-ad", (3.0, 1024, "mean", 240)),
+        ("mvtec-3d-ad", (1.9, 64, "max", 72)),
+        ("mvtec-3d-ad-rgb", (1.9, 64, "mean", 72)),
+    ],
+)
+def test_presets_are_the_papers(name: str, values: tuple[object, ...]) -> None:
     config, recipe = ASTDetectorConfig.preset(name), TrainingRecipe.preset(name)
-    assert ASTDetectorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    assert TrainingRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert hash(config) == hash(ASTDetectorConfig.preset(name))
+    assert (config.coupling_clamp, config.teacher_channels, config.image_score, recipe.epochs) == values
+    assert config.coupling_blocks == 4
 
 
-def test_presets_are_the_papers() -> None:
-    mvtec, combined = ASTDetectorConfig.preset("mvtec-ad"), ASTDetectorConfig.preset("mvtec-3d-ad")
-    assert (mvtec.coupling_clamp, mvtec.teacher_channels, mvtec.image_score) == (3.0, 1024, "mean")
-    assert (combined.coupling_clamp, combined.teacher_channels, combined.image_score) == (1.9, 64, "max")
-    assert (TrainingRecipe.preset("mvtec-ad").epochs, TrainingRecipe.preset("mvtec-3d-ad").epochs) == (240, 72)
-    assert ASTDetectorConfig.preset("mvtec-3d-ad-rgb").image_score == "mean"
+ABSURD: dict[str, list[Any]] = {
+    "modality": ["infrared"],
+    "image_size": [10**9, 768.0, True],
+    "backbone": ["", 5, "hf-hub:someone/else", "local-dir:/tmp", "a/b"],
+    "backbone_padding": [-1],
+    "feature_channels": [10**400],
+    "feature_normalization": [["none"]],
+    "depth_unshuffle": [7],
+    "position_channels": [30],
+    "coupling_kernel_sizes": [(), (3, 3, 4), "3335", (3, None)],
+    "coupling_clamp": [float("nan"), 0],
+    "student_channels": ["many"],
+    "image_score": [None],
+    "learning_rate": [0],
+    "precision": ["fp8"],
+    "epochs": [1.5],
+}
 
 
-# Counted in the authors' code (thousands).
-@pytest.mark.parametrize(
-    ("preset", "teacher", "student"),
-    [
-        ("mvtec-3d-ad", 3_891, 82_601),
-        ("mvtec-3d-ad-depth", 853, 76_998),
-        ("mvtec-3d-ad-rgb", 3_251, 81_422),
-        ("mvtec-ad", 51_981, 81_422),
-    ],
-)
-def test_parameter_counts(preset: str, teacher: int, student: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    with torch.device("meta"):
-        model = ASTDetector(ASTDetectorConfig.preset(preset))
-    counts = [sum(p.numel() for p in network.parameters()) for network in (model.teacher, model.student)]
-    # The authors' student has one parameter more, which it never uses.
-    assert [round(count / 1000) for count in counts] == [teacher, student]
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("modality", "infrared"),
-        ("image_size", 10**9),
-        ("image_size", 768.0),
-        ("image_size", True),
-        ("backbone", ""),
-        ("backbone", 5),
-        ("backbone_padding", -1),
-        ("position_channels", 30),
-        ("coupling_clamp", float("nan")),
-        ("coupling_clamp", 0),
-        ("coupling_kernel_sizes", (3, 3)),
-        ("coupling_kernel_sizes", (3, 3, 3, 4)),
-        ("coupling_kernel_sizes", "3335"),
-        ("coupling_kernel_sizes", (3, 3, 3, None)),
-        ("student_channels", "many"),
-        ("image_score", None),
-        ("feature_normalization", ["none"]),
-    ],
-)
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field in ABSURD for value in ABSURD[field]])
 def test_absurd_values_are_refused_by_name(field: str, value: Any) -> None:
+    record = TrainingRecipe if hasattr(TrainingRecipe, field) else ASTDetectorConfig.preset
     with pytest.raises(ConfigError, match=field):
-        ASTDetectorConfig(**{field: value})
+        record(**{field: value}) if record is TrainingRecipe else record("mvtec-3d-ad", **{field: value})
 
 
-def test_depth_size_must_unshuffle() -> None:
-    with pytest.raises(ConfigError, match="depth_unshuffle"):
-        ASTDetectorConfig(modality="depth", depth_size=100, depth_unshuffle=8)
-
-
-def test_unknown_missing_and_newer_are_refused() -> None:
+def test_other_versions_are_upgraded_or_refused() -> None:
     values = ASTDetectorConfig().to_dict()
-    with pytest.raises(ConfigError, match="extra"):
-        ASTDetectorConfig.from_dict({**values, "extra": 1})
-    with pytest.raises(ConfigError, match="backbone"):
-        ASTDetectorConfig.from_dict({k: v for k, v in values.items() if k != "backbone"})
-    with pytest.raises(ConfigError, match="config_version"):
-        ASTDetectorConfig.from_dict({**values, "config_version": 99})
-    with pytest.raises(ConfigError, match=r"no preset 'mvtec'.*mvtec-ad"):
-        ASTDetectorConfig.preset("mvtec")
+    before = {**values, "config_version": 1, "coupling_blocks": 4}
+    assert ASTDetectorConfig.from_dict(before) == ASTDetectorConfig()
+    changes: list[tuple[dict[str, Any], str]] = [({**values, "extra": 1}, "extra")]
+    changes += [({k: v for k, v in values.items() if k != "backbone"}, "backbone")]
+    changes += [({**values, "config_version": v}, "config_version") for v in (0, CONFIG_VERSION + 1, "1", None, [1])]
+    changes += [({**before, "coupling_blocks": blocks}, "coupling_blocks") for blocks in (3, None, "4")]
+    for changed, message in changes:
+        with pytest.raises(ConfigError, match=message):
+            ASTDetectorConfig.from_dict(changed)
 
 
-def test_recipe_bounds() -> None:
-    with pytest.raises(ConfigError, match="learning_rate"):
-        TrainingRecipe(learning_rate=0)
-    with pytest.raises(ConfigError, match="batch_size"):
-        TrainingRecipe(batch_size=0)
-
-
-def test_parse_changes() -> None:
+def test_parse_overrides() -> None:
     changes = ["image_size=384", "coupling_kernel_sizes=[3,3]", "backbone=resnet18", "learning_rate=1e-3"]
-    config, recipe = parse_changes(changes)
-    assert config == {"image_size": 384, "coupling_kernel_sizes": [3, 3], "backbone": "resnet18"}
-    assert recipe == {"learning_rate": 1e-3}
+    config = {"image_size": 384, "coupling_kernel_sizes": [3, 3], "backbone": "resnet18"}
+    assert parse_overrides(changes) == (config, {"learning_rate": 1e-3})
     for wrong in ("image_size", "colour=red"):
         with pytest.raises(ConfigError, match="FIELD=VALUE"):
-            parse_changes([wrong])
+            parse_overrides([wrong])

@@ -1,20 +1,22 @@
 """The networks, losses, maps and optimiser steps against values computed with the authors' code."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ast_hf import ASTDetector, ASTDetectorConfig, TrainingRecipe
-from ast_hf.features import PreparedParts
-from ast_hf.images import upsample_map
+from ast_hf import ASTDetector, ASTDetectorConfig, CheckpointError, TrainingRecipe, from_pretrained
+from ast_hf.cli import main
+from ast_hf.data.transforms import upsample_map
+from ast_hf.nn.losses import image_score, nll_map
 from ast_hf.original import load_original, load_original_state
-from ast_hf.scoring import image_score, nll_map
-from ast_hf.training import fit
+from ast_hf.training.features import PreparedSamples
+from ast_hf.training.trainer import fit
+from tests.conftest import Golden
 
 
 class GoldenFeatures(nn.Module):
@@ -26,60 +28,46 @@ class GoldenFeatures(nn.Module):
     def output_shape(self, size: int) -> tuple[int, int, int]:
         return 12, 6, 6
 
+    def digest(self) -> str:
+        return "0" * 64
+
 
 @dataclass
 class Case:
-    """One golden file: the authors' values, the detector with their weights, and its dilated mask."""
+    """One golden file: the authors' values, the detector with their weights, its inputs and its dilated mask."""
 
     values: dict[str, Tensor]
     model: ASTDetector
-
-    @property
-    def mask(self) -> Tensor | None:
-        return self.model.mask(self.values["foreground"]) if self.model.config.uses_depth else None
-
-    @property
-    def inputs(self) -> Tensor:
-        return self.model.join(self.values["input_features"], self.values["depth"])
+    inputs: Tensor
+    mask: Tensor | None
 
 
 @pytest.fixture(params=["ast_rgb", "ast_combi"])
-def case(
-    request: pytest.FixtureRequest,
-    golden: Callable[[str], dict[str, Tensor]],
-    golden_metadata: Callable[[str], dict[str, str]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Case:
-    monkeypatch.setattr("ast_hf.model.FeatureExtractor", GoldenFeatures)
-    values = golden(request.param)
-    model = ASTDetector(golden_config(golden_metadata(request.param)))
+def case(request: pytest.FixtureRequest, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> Case:
+    for user in ("nn.network", "detector"):
+        monkeypatch.setattr(f"ast_hf.{user}.build_backbone", GoldenFeatures)
+    values, settings = golden(request.param)
+    model = ASTDetector(golden_config(settings))
     load_original_state(model, *original_state(values))
-    return Case(values, model)
+    mask = model.map_mask(values["foreground"]) if model.config.uses_depth else None
+    return Case(values, model, model.join_inputs(values["input_features"], values["depth"]), mask)
 
 
 def golden_config(settings: dict[str, str]) -> ASTDetectorConfig:
-    combined = settings["mode"] == "combi"
-    return ASTDetectorConfig(
-        modality="rgb+depth" if combined else "rgb",
-        image_size=192,
-        feature_channels=int(settings["image_feature_channels"]),
-        depth_size=int(settings["depth_size"]),
-        depth_unshuffle=int(settings["depth_unshuffle"]),
-        position_channels=int(settings["pos_enc_dim"]),
-        coupling_clamp=float(settings["clamp"]),
-        teacher_channels=int(settings["teacher_hidden"]),
-        student_channels=int(settings["student_hidden"]),
-        student_blocks=int(settings["student_blocks"]),
-        image_score="max" if combined else "mean",
-        foreground_dilation=int(settings["dilation"]),
-    )
+    """Their settings under our names."""
+    names = {"feature_channels": "image_feature_channels", "position_channels": "pos_enc_dim"}
+    names |= {"teacher_channels": "teacher_hidden", "student_channels": "student_hidden"}
+    names |= {"foreground_dilation": "dilation"} | {n: n for n in ("depth_size", "depth_unshuffle", "student_blocks")}
+    fields: dict[str, Any] = {ours: int(settings[theirs]) for ours, theirs in names.items()}
+    if settings["mode"] == "combi":
+        fields |= {"modality": "rgb+depth", "image_score": "max"}
+    return ASTDetectorConfig(image_size=192, coupling_clamp=float(settings["clamp"]), **fields)
 
 
-def original_state(values: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The authors' two state dicts; their permutations are never in them."""
-    teacher = {k.removeprefix("teacher."): v for k, v in values.items() if k.startswith("teacher.module_list")}
-    student = {k.removeprefix("student."): v for k, v in values.items() if k.startswith("student.")}
-    return teacher, student
+def original_state(values: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The authors' two state dicts, teacher and student; their permutations are never in them."""
+    starts = ("teacher.module_list", "student.")
+    return [{k.partition(".")[2]: v for k, v in values.items() if k.startswith(start)} for start in starts]
 
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -88,7 +76,7 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> N
 
 
 def test_inputs(case: Case) -> None:
-    assert_close(case.model.position, case.values["positional_encoding"])
+    assert_close(case.model.positional_encoding, case.values["positional_encoding"])
     assert torch.equal(case.inputs, case.values["teacher_input"])
     for block in range(4):
         permutation = case.model.teacher[2 * block].permutation
@@ -99,7 +87,7 @@ def test_inputs(case: Case) -> None:
 
 @torch.no_grad()
 def test_networks_losses_and_map(case: Case) -> None:
-    values, output = case.values, case.model.compare(case.inputs, case.mask)
+    values, output = case.values, case.model.score_inputs(case.inputs, case.mask)
     assert_close(output.teacher_z, values["teacher_z"])
     assert_close(output.log_jac, values["teacher_log_jac"])
     assert_close(output.student_z, values["student_z"])
@@ -123,19 +111,30 @@ def test_three_optimiser_steps(case: Case) -> None:
         assert loss is not None
         losses[stage].append(loss)
 
-    recipe = TrainingRecipe(epochs=3, batch_size=3, learning_rate=2e-4, weight_decay=1e-5, calibration_fraction=0)
+    recipe = TrainingRecipe(epochs=3, batch_size=3, learning_rate=2e-4, weight_decay=1e-5, precision="fp32")
     case.model.double()
     mask = None if case.mask is None else case.mask.double()
-    fit(case.model, PreparedParts(case.inputs.double(), mask), recipe, progress=record)
+    fit(case.model, PreparedSamples(case.inputs.double(), mask), recipe, progress=record)
     for stage, steps in losses.items():
         assert_close(torch.tensor(steps, dtype=torch.float64), case.values[f"{stage}_training_losses"], 1e-6)
 
 
-def test_load_original_reads_the_authors_files(case: Case, tmp_path, golden_metadata) -> None:
-    teacher, student = original_state(case.values)
-    torch.save(teacher, tmp_path / "teacher.pth")
-    torch.save(student, tmp_path / "student.pth")
-    loaded = load_original(tmp_path / "teacher.pth", tmp_path / "student.pth", case.model.config, backbone_weights=None)
-    with torch.no_grad():
-        expected, actual = case.model.compare(case.inputs, case.mask), loaded.compare(case.inputs, case.mask)
-    assert torch.equal(actual.anomaly_map, expected.anomaly_map)
+@torch.no_grad()
+def test_the_authors_files_convert_to_a_checkpoint_with_their_outputs(case: Case, tmp_path: Path) -> None:
+    files = [tmp_path / "teacher.pth", tmp_path / "student.pth"]
+    for state, file in zip(original_state(case.values), files, strict=True):
+        torch.save(state, file)
+    fields = [f"{k}={json.dumps(v)}" for k, v in case.model.config.to_dict().items() if k != "config_version"]
+    convert = ["convert", "--output", str(tmp_path / "model"), "--set", *fields, "--preset", "mvtec-ad", "--"]
+    assert main([*convert, *map(str, files[::-1])]) == 2
+    assert not (tmp_path / "model").exists(), "the two files were swapped"
+    assert main([*convert, *map(str, files)]) == 0
+    expected = case.model.score_inputs(case.inputs, case.mask).anomaly_map
+    for model in (load_original(*files, case.model.config), from_pretrained(tmp_path / "model", device="cpu")):
+        assert torch.equal(model.score_inputs(case.inputs, case.mask).anomaly_map, expected)
+
+
+def test_an_original_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"module_list.0": print}, tmp_path / "teacher.pth")
+    with pytest.raises(CheckpointError, match="not a readable PyTorch state dict"):
+        load_original(tmp_path / "teacher.pth", tmp_path / "teacher.pth", ASTDetectorConfig(modality="depth"))

@@ -1,1 +1,4 @@
-"""What the demo page (`app.py`) computes and draws, apart from the page itself: nothing here imports gradio."""
+"""The demo page (`app.py` serves it): a module a tab, and what the tabs compute and draw.
+
+May import everything of `ast_hf`; the only place that imports gradio.
+"""

@@ -1,13 +1,10 @@
-"""Verdict, gauge, histogram and loss curves as HTML that says in words what it shows, for light and dark pages."""
+"""Verdict, gauge and histogram as HTML that says in words what it shows, for light and dark pages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
-from ast_hf.calibration import Calibration
-from ast_hf.demo.teach import Step
-from ast_hf.prediction import Prediction
+from ast_hf.inference import Calibration, Prediction
 
 _CROSS = '<circle cx="12" cy="12" r="10"/><path d="M8 8l8 8M16 8l-8 8"/>'
 _TICK = '<circle cx="12" cy="12" r="10"/><path d="M7 12.5l3.5 3.5L17 9"/>'
@@ -17,8 +14,8 @@ _BINS = 40
 def position(ratio: float) -> float:
     """Where a score, in units of the threshold, lies on the scale of gauge and histogram, in [0, 1).
 
-    As the colours of heat maps (`ast_hf.visualize`): the threshold is in the middle, below it the scale is linear,
-    above it has room for any score.
+    As the colours of heat maps (`ast_hf.inference.visualize`): the threshold is in the middle, below it the scale is
+    linear, above it has room for any score.
     """
     return max(0.0, ratio) / 2 if ratio < 1 else 1 - 0.5 / ratio
 
@@ -66,34 +63,3 @@ def progress(text: str, done: int = 0, total: int = 0) -> str:
     """A line of text, which screen readers are told of, over a bar where there is something to count."""
     bar = f'<div class="ast-track"><div class="ast-fill" style="width:{done / total:.1%}"></div></div>' if total else ""
     return f'<div class="ast-status" role="status">{escape(text)}{bar}</div>'
-
-
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with a line of headers; the last cell of a shorter row reaches to the end."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in headers)
-    body = "".join(f"<tr>{_cells(row, len(headers))}</tr>" for row in rows)
-    return f'<table class="ast-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def _cells(row: Sequence[str], width: int) -> str:
-    *first, last = map(escape, row)
-    return "".join(f"<td>{cell}</td>" for cell in first) + f'<td colspan="{width - len(first)}">{last}</td>'
-
-
-def curves(steps: Sequence[Step]) -> str:
-    """The loss of teacher and student over their epochs, side by side."""
-    figures = "".join(_curve(stage, [s for s in steps if s.stage == stage]) for stage in ("teacher", "student"))
-    return f'<div class="ast-curves">{figures}</div>'
-
-
-def _curve(stage: str, steps: Sequence[Step]) -> str:
-    losses = [step.loss for step in steps if step.loss is not None]
-    low, high = (min(losses), max(losses)) if losses else (0.0, 1.0)
-    points = " ".join(
-        f"{step.done / step.total:.4f},{1 - (loss - low) / ((high - low) or 1.0):.4f}"
-        for step, loss in zip(steps, losses, strict=True)
-    )
-    last = f"{losses[-1]:.4g}, epoch {steps[-1].done} of {steps[-1].total}" if losses else "not yet"
-    return f"""<figure class="ast-chart" role="img" aria-label="Loss of the {stage}: {last}">
-<figcaption><span>{stage.capitalize()} loss</span><span>{last}</span></figcaption>
-<svg viewBox="0 0 1 1" preserveAspectRatio="none"><polyline points="{points}"/></svg></figure>"""

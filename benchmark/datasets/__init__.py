@@ -1,23 +1,26 @@
 """The datasets of the benchmark, by name.
 
 `data_root` holds one folder a dataset, named after it (`data_root/mvtec_ad/bottle`), or is itself that folder
-(`data_root/bottle`). Only what is there is used: `missing_categories` says what is not.
+(`data_root/bottle`). Only what is there is used: `missing_categories` says what is not. Importing this needs no torch.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 from ast_hf.errors import DatasetError
 from benchmark.datasets import folder, hub, magnetic_tile, mvtec_3d_ad, mvtec_ad, mvtec_loco_ad, visa
-from benchmark.datasets.base import Category, DatasetFacts, DefectConfig, Sample
+from benchmark.datasets.base import Category, DefectConfig, LabelledSample, check_masks
+from benchmark.datasets.facts import FACTS, DatasetFacts
 
 __all__ = [
     "DATASETS",
     "Category",
     "DatasetFacts",
     "DefectConfig",
-    "Sample",
+    "LabelledSample",
+    "check_masks",
     "checkpoint_name",
     "dataset_folder",
     "list_categories",
@@ -25,8 +28,11 @@ __all__ = [
     "missing_categories",
 ]
 
-DATASETS: dict[str, DatasetFacts] = {
-    module.FACTS.name: module.FACTS
+DATASETS: dict[str, DatasetFacts] = {facts.name: facts for facts in FACTS}
+# A reader is a module of its dataset's name. All have `load_category(dataset folder, category)`, and those whose
+# categories are not just folders with official names also `find_categories(dataset folder)`.
+_READERS: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module
     for module in (mvtec_ad, mvtec_3d_ad, mvtec_loco_ad, visa, magnetic_tile, folder, hub)
 }
 
@@ -37,8 +43,7 @@ def list_categories(dataset: str, data_root: str | Path) -> list[str]:
     Raises:
         DatasetError: If the dataset is unknown or `data_root` is no folder.
     """
-    facts = _facts(dataset)
-    return facts.find_categories(dataset_folder(facts, data_root))
+    return _find_categories(_facts(dataset), dataset_folder(dataset, data_root))
 
 
 def missing_categories(dataset: str, data_root: str | Path) -> list[str]:
@@ -57,15 +62,13 @@ def load_category(dataset: str, name: str, data_root: str | Path) -> Category:
     Raises:
         DatasetError: If the dataset or the category is unknown or not there, or is not as it should be.
     """
-    facts = _facts(dataset)
-    if facts.categories and name not in facts.categories:
-        raise DatasetError(f"{dataset} has no category {name!r}: choose one of {', '.join(facts.categories)}.")
-    root = dataset_folder(facts, data_root)
-    present = facts.find_categories(root)
-    if name not in present and (present or facts.categories):
-        mend = f"unpack it there from {facts.download_page}" if facts.categories else "give the folder's own name"
-        raise DatasetError(f"{root} has no category {name!r} (there: {', '.join(present) or 'none'}): {mend}.")
-    category = facts.load_category(root, name)
+    facts, root = _facts(dataset), dataset_folder(dataset, data_root)
+    if name not in (present := _find_categories(facts, root)):
+        advice = "put pictures of good parts into its folder good/ or train/good/"
+        if facts.categories:
+            advice = f"unpack one of {', '.join(facts.categories)} there, from {facts.download_page}"
+        raise DatasetError(f"{root} has no category {name!r} (there: {', '.join(present) or 'none'}): {advice}.")
+    category: Category = _READERS[dataset].load_category(root, name)
     good, anomalous = ([sample.label for sample in category.test].count(label) for label in (0, 1))
     if not (category.train and good and anomalous):
         raise DatasetError(
@@ -80,23 +83,29 @@ def checkpoint_name(dataset: str, category: str) -> str:
     return _facts(dataset).checkpoint_prefix + category
 
 
+def dataset_folder(dataset: str, data_root: str | Path) -> Path:
+    """Finds the dataset's own folder: the one named after it in `data_root`, or `data_root` itself.
+
+    Raises:
+        DatasetError: If the dataset is unknown or `data_root` is no folder.
+    """
+    facts, data_root = _facts(dataset), Path(data_root).expanduser()
+    if not data_root.is_dir():
+        raise DatasetError(f"{data_root} is no folder: give the folder that holds the datasets.")
+    for root in (data_root / dataset, data_root):
+        if root.is_dir() and _find_categories(facts, root):
+            return root
+    # Nothing is there: the folder to name in messages is the one where the dataset should have been.
+    return data_root / dataset if facts.categories and data_root.name != dataset else data_root
+
+
 def _facts(dataset: str) -> DatasetFacts:
     if dataset not in DATASETS:
         raise DatasetError(f"There is no dataset {dataset!r}: choose one of {', '.join(DATASETS)}.")
     return DATASETS[dataset]
 
 
-def dataset_folder(facts: DatasetFacts, data_root: str | Path) -> Path:
-    """Finds the dataset's own folder: the one named after it in `data_root`, or `data_root` itself.
-
-    Raises:
-        DatasetError: If `data_root` is no folder.
-    """
-    data_root = Path(data_root).expanduser()
-    if not data_root.is_dir():
-        raise DatasetError(f"{data_root} is no folder: give the folder that holds the datasets.")
-    for root in (data_root / facts.name, data_root):
-        if root.is_dir() and facts.find_categories(root):
-            return root
-    # Nothing is there: the folder to name in messages is the one where the dataset should have been.
-    return data_root / facts.name if facts.categories and data_root.name != facts.name else data_root
+def _find_categories(facts: DatasetFacts, root: Path) -> list[str]:
+    if find := getattr(_READERS[facts.name], "find_categories", None):
+        return list(find(root))
+    return [name for name in facts.categories if (root / name).is_dir()]

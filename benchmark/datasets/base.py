@@ -1,34 +1,41 @@
-"""What every dataset reader gives: parts, categories, and what is known of a dataset beforehand."""
+"""What every dataset reader gives: labelled samples in a category's official split, and what is known beforehand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from PIL import ExifTags, Image
 
-from ast_hf.errors import DatasetError
-from ast_hf.images import read_mask
+from ast_hf.data.images import read_mask
+from ast_hf.data.reading import FORMATS, decoding
+from ast_hf.data.sample import Sample
+from ast_hf.errors import DatasetError, ImageReadError
+from benchmark.datasets.facts import FACTS
+
+GOOD = "good"
 
 
 @dataclass(frozen=True)
-class Sample:
+class LabelledSample(Sample):
     """One part of a dataset.
 
     Attributes:
         image: The picture.
+        points: The organised point cloud of the part, where there is one.
         label: 0 for a good part, 1 for an anomalous one.
         defect: "good", or the name of the defect as the dataset spells it.
         masks: The pictures that mark the defect: none where the dataset has none, several where it has one a region.
-        points: The organised point cloud of the part, where there is one.
     """
 
-    image: Path
-    label: int
-    defect: str
-    masks: tuple[Path, ...] = ()
+    image: Path = field()  # without a default, unlike the base's
     points: Path | None = None
+    _: KW_ONLY
+    label: int = 0
+    defect: str = GOOD
+    masks: tuple[Path, ...] = ()
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """Gives the anomalous pixels: the union of the masks, every value but 0 being a defect.
@@ -50,52 +57,37 @@ class Sample:
         for path in self.masks:
             mask = read_mask(path)
             if mask.shape != union.shape:
-                raise DatasetError(
-                    f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels and its picture {self.image} is "
-                    f"{size[1]} x {size[0]}: a mask must have the size of its picture."
-                )
+                sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, {self.image} has {size[1]} x {size[0]}"
+                raise DatasetError(f"The mask {path} has {sizes}: a mask must have the size of its picture.")
             union |= mask
         if not self.label and union.any():
             raise DatasetError(f"{self.masks[0]} marks a defect on a good part: correct the mask or move the picture.")
         return union
 
 
+Samples: TypeAlias = tuple[LabelledSample, ...]
+
+
 @dataclass(frozen=True)
 class DefectConfig:
-    """How much of a region of one defect has to be found for it to count as found whole (MVTec LOCO AD).
+    """How much of a region of one defect has to be found for it to count as found whole (MVTec LOCO AD)."""
 
-    Attributes:
-        defect_name: The defect, e.g. "missing_pushpin".
-        pixel_value: The grey value that stands for this defect in a mask, 1 to 255.
-        saturation_threshold: Area in pixels, or a share of the region where `relative_saturation` is set.
-        relative_saturation: Whether the threshold is a share (0 to 1) of the region's area.
-    """
-
-    defect_name: str
-    pixel_value: int
-    saturation_threshold: float
-    relative_saturation: bool
+    defect_name: str  # e.g. "missing_pushpin"
+    pixel_value: int  # the grey value that stands for this defect in a mask, 1 to 255
+    saturation_threshold: float  # area in pixels, or a share (0 to 1) of the region's area
+    relative_saturation: bool  # whether it is a share
 
 
 @dataclass(frozen=True)
 class Category:
-    """One category with its official split.
+    """One category with its official split."""
 
-    Attributes:
-        dataset: Name of the dataset, as in `DATASETS`.
-        name: Name of the category.
-        train: Good parts to train on.
-        test: Good and anomalous parts to measure on.
-        validation: Good parts set aside by the dataset, kept out of both.
-        defects_config: What a mask's grey value means, where the dataset says it (MVTec LOCO AD).
-    """
-
-    dataset: str
+    dataset: str  # as in `DATASETS`
     name: str
-    train: tuple[Sample, ...]
-    test: tuple[Sample, ...]
-    validation: tuple[Sample, ...] = ()
-    defects_config: tuple[DefectConfig, ...] = ()
+    train: Samples  # good parts
+    test: Samples  # good and anomalous parts
+    validation: Samples = ()  # good parts set aside by the dataset, kept out of both
+    defects_config: tuple[DefectConfig, ...] = ()  # what a mask's grey value means (MVTec LOCO AD)
 
     @property
     def has_masks(self) -> bool:
@@ -103,32 +95,35 @@ class Category:
         return all(sample.masks for sample in self.test if sample.label)
 
 
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What the benchmark knows of a dataset before any of it is there.
+def check_masks(category: Category) -> None:
+    """Checks that the masks of all test parts are there, are pictures, and have the sizes of their pictures.
 
-    Attributes:
-        name: Name of the dataset, which is also the name of its folder.
-        categories: All official categories in their official order; empty for a user's own data.
-        licence: Under what terms the data may be used.
-        citation: The paper to cite, on one line.
-        download_page: Where the data come from; empty for a user's own data.
-        has_masks: Whether every defect of the official data has a mask.
-        preset: The configuration preset that is used unless another is named.
-        checkpoint_prefix: What stands before the category in the name of a checkpoint.
-        find_categories: Dataset folder -> the categories that are in it, in official order; none where it is another's.
-        load_category: Dataset folder, category -> its split.
-        modalities: The values of `ASTDetectorConfig.modality` that the data allow; each gets tables of its own.
+    Only headers are read: thousands of files take seconds. Where there are masks at all, each defect must have one, in
+    a user's own data each part of a defect that has some.
+
+    Raises:
+        DatasetError: One does not; it names the file and says what to do.
     """
+    own = category.dataset in [facts.name for facts in FACTS if not facts.categories]
+    masked = {sample.defect for sample in category.test if sample.masks}
+    for sample in category.test:
+        if sample.label and not sample.masks and (sample.defect in masked if own else masked):
+            raise DatasetError(f"{sample.image} has no mask, and others have one: add its mask, or remove the picture.")
+        if not sample.masks:
+            continue
+        image_size = _displayed_size(sample.image)
+        for mask in sample.masks:
+            if (size := _displayed_size(mask)) != image_size:
+                sizes = f"{size[0]} x {size[1]} pixels, {sample.image} has {image_size[0]} x {image_size[1]}"
+                raise DatasetError(f"The mask {mask} has {sizes}: a mask must have the size of its picture.")
 
-    name: str
-    categories: tuple[str, ...]
-    licence: str
-    citation: str
-    download_page: str
-    has_masks: bool
-    preset: str
-    checkpoint_prefix: str
-    find_categories: Callable[[Path], list[str]]
-    load_category: Callable[[Path, str], Category]
-    modalities: tuple[str, ...] = ("rgb",)
+
+def _displayed_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, turned as `read_image` and `read_mask` turn it; from its header."""
+    try:
+        with decoding(str(path)), Image.open(path, formats=FORMATS) as image:
+            # Without this key a PNG would be decoded in search of EXIF data; TIFF's size is the displayed one already.
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in image.info else 1
+            return image.size[::-1] if orientation >= 5 else image.size
+    except ImageReadError as error:
+        raise DatasetError(f"{error} Correct this file of the test set before training on it.") from error

@@ -1,4 +1,4 @@
-"""A parquet dataset of the Hugging Face Hub, brought to a folder once and from then on read like a user's own.
+"""A parquet dataset of the Hugging Face Hub, written to a folder once and from then on read like a user's own.
 
 A category is the dataset's configuration of that name ("default" where it has one only) with the splits `train` and
 `test`, or else the pair of splits `CATEGORY.train` and `CATEGORY.test`, as in `TheoM55/mvtec_all_objects_split`.
@@ -16,11 +16,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from ast_hf.data.images import read_image, read_mask
 from ast_hf.errors import ASTError, DatasetError
-from ast_hf.images import read_image, read_mask
 from benchmark.datasets import folder as folder_reader
-from benchmark.datasets.base import Category
-from benchmark.datasets.listing import GOOD, list_folders
+from benchmark.datasets.base import GOOD, Category
+from benchmark.datasets.listing import list_folders
 
 COLUMNS = {"image": "image_path", "mask": "mask_path", "label": "label", "defect": "defect"}
 _LABELS = {0: GOOD, 1: "anomaly", "0": GOOD, "1": "anomaly"}  # False, True and 1.0 are equal to one of the keys
@@ -28,64 +28,82 @@ _GOOD_WORDS = {GOOD, "normal", "ok"}
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
 
 
-def bring(
+def find_categories(root: Path) -> list[str]:
+    """Gives the folders in `root` that hold good parts."""
+    return [path.name for path in list_folders(root) if folder_reader.find_categories(path)]
+
+
+def load_category(root: Path, name: str) -> Category:
+    """Reads a category that is there; raises DatasetError as the `folder` dataset does."""
+    return replace(folder_reader.load_category(root / name, name), dataset="hub")
+
+
+def materialize(
     repository: str,
     category: str,
     folder: Path,
     *,
     columns: Mapping[str, str] | None = None,
     revision: str | None = None,
-    splits: tuple[str, str] = ("train", "test"),
 ) -> Path:
     """Writes a category of a Hub dataset, or of one in a folder, to `folder/CATEGORY`, unless it is there already.
 
     Pictures are kept byte for byte and named after their row; no other category's are fetched. The folder appears whole
-    or not at all, and of several processes one brings it; its source.json says where it is from, with the commit.
+    or not at all, and of several processes one writes it; its source.json says where it is from, with the commit.
 
     Args:
+        repository: "OWNER/NAME" of the dataset, or a folder with a copy of it.
+        category: Name of the configuration, or of the pair of splits.
+        folder: Where to write.
         columns: Names that differ from `COLUMNS`; "" where there is no such column. Label or defect is enough: 0, good,
             normal and ok are good, whatever number the dataset gives to a named class; anything else is anomalous.
+        revision: Branch, tag or commit; None is the newest.
 
     Raises:
         DatasetError: The dataset or the folder is out of reach, lacks something or contradicts what is asked for.
     """
     target, columns = folder / category, {**COLUMNS, **(columns or {})}
-    source = {"repository": repository, "revision": revision, "columns": columns, "splits": list(splits)}
+    source = {"repository": repository, "revision": revision, "columns": columns}
     try:
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f".{category}.lock"):
                 if not target.exists():
-                    _bring_whole(target, source)
-        there = json.loads((target / "source.json").read_bytes())
+                    _write_category(target, source)
+        stored = json.loads((target / "source.json").read_bytes())
     except DatasetError:
         raise
-    except Exception as error:  # the Hub's libraries raise of nearly every kind
-        reason = f"{type(error).__name__}: {error!s:.400}; check the name, the network, the login and {folder}"
-        raise DatasetError(f"{repository} cannot be brought ({reason}).") from error
-    if there != {**there, **source}:
-        raise DatasetError(f"{target} was made from {there}, not {source}: remove it, or give another folder.")
+    except _library_errors() as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()):.400}"
+        advice = f"check the name, the network, the login and {folder}"
+        raise DatasetError(f"{repository} cannot be read as a dataset ({reason}): {advice}.") from error
+    if stored != {**stored, **source}:
+        raise DatasetError(f"{target} was made from {stored}, not {source}: remove it, or give another folder.")
     return target
 
 
-def _bring_whole(target: Path, source: Mapping[str, Any]) -> None:
+def _library_errors() -> tuple[type[Exception], ...]:
+    """What datasets, huggingface_hub, fsspec and pyarrow raise for what they cannot get or read."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+    from yaml import YAMLError
+
+    return OSError, ValueError, RuntimeError, LookupError, HTTPError, DatasetsError, YAMLError
+
+
+def _write_category(target: Path, source: Mapping[str, Any]) -> None:
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed: whoever holds the lock is alone
     try:
         commit, streams = _open_streams(target.name, source)
-        for kind, (where, data) in zip(("train", "test"), streams.items(), strict=True):
-            for index, row in enumerate(data):
+        for split, (where, rows) in zip(("train", "test"), streams.items(), strict=True):
+            for index, row in enumerate(rows):
                 try:
-                    _write_row(row, _name_defect(row, data.features), part / kind, f"{index:06}")
+                    _write_row(row, name_defect(row, rows.features), part / split, f"{index:06}")
                 except ASTError as error:
                     raise DatasetError(f"{where}, row {index}: {getattr(error, 'reason', error)}") from error
-            if not (part / kind / GOOD).is_dir():
+            if not (part / split / GOOD).is_dir():
                 raise DatasetError(f"{where}: no part is good; check which columns are label and defect.")
-        for masks in part.glob("ground_truth/*"):
-            stems = {path.stem for path in (part / "test" / masks.name).iterdir()}
-            if lacking := stems - {path.stem.removesuffix("_mask") for path in masks.iterdir()}:
-                mend = "others have: add it, or leave all out (columns={'mask': ''})"
-                raise DatasetError(f"{where}, row {int(min(lacking))}: this {masks.name!r} has no mask, and {mend}.")
         (part / "source.json").write_text(json.dumps({**source, "commit": commit}, indent=2) + "\n")
         os.replace(part, target)
     finally:
@@ -100,18 +118,18 @@ def _open_streams(category: str, source: Mapping[str, Any]) -> tuple[str, dict[s
     configurations = datasets.get_dataset_config_names(repository, revision=revision)
     configured = category in configurations
     builder = datasets.load_dataset_builder(repository, category if configured else None, revision=revision)
-    there = builder.as_streaming_dataset()  # without streaming every split is fetched, and so every category
-    names = [split if configured else f"{category}.{split}" for split in source["splits"]]
-    if missing := [name for name in names if name not in there]:
-        raise DatasetError(f"{repository} has no split {missing}: choose of {list(there)} or {configurations}.")
-    features, roles = there[names[0]].features or {}, {name: role for role, name in source["columns"].items() if name}
+    streams = builder.as_streaming_dataset()  # without streaming every split is fetched, and so every category
+    names = [split if configured else f"{category}.{split}" for split in ("train", "test")]
+    if missing := [name for name in names if name not in streams]:
+        raise DatasetError(f"{repository} has no split {missing}: choose of {list(streams)} or {configurations}.")
+    features, roles = streams[names[0]].features or {}, {name: role for role, name in source["columns"].items() if name}
     if missing := [f"{name} ({role})" for name, role in roles.items() if name not in features]:
-        mend = "name others, as in columns={'image': 'photo', 'mask': ''} ('' for none)"
-        raise DatasetError(f"{repository} has no column {', '.join(missing)} among {', '.join(features)}: {mend}.")
+        advice = "name others, as in columns={'image': 'photo', 'mask': ''} ('' for none)"
+        raise DatasetError(f"{repository} has no column {', '.join(missing)} among {', '.join(features)}: {advice}.")
     for name in [name for name, role in roles.items() if role in ("image", "mask")]:
-        there = there.cast_column(name, datasets.Image(decode=False))  # before anything else, which would decode
-    there = there.select_columns(list(roles)).rename_columns({k: v for k, v in roles.items() if k != v})
-    return builder.hash, {f"{repository}, split {name}": there[name] for name in names}
+        streams = streams.cast_column(name, datasets.Image(decode=False))  # first of all, as the others would decode
+    streams = streams.select_columns(list(roles)).rename_columns({k: v for k, v in roles.items() if k != v})
+    return builder.hash, {f"{repository}, split {name}": streams[name] for name in names}
 
 
 def _write_row(row: Mapping[str, Any], defect: str, folder: Path, stem: str) -> None:
@@ -119,52 +137,30 @@ def _write_row(row: Mapping[str, Any], defect: str, folder: Path, stem: str) -> 
         raise DatasetError(f"this part is anomalous ({defect}), and only good ones are trained on: give other splits.")
     # A path without bytes is a stranger's and could be any file of this machine: refused as a picture of no bytes.
     data = {role: cell["bytes"] or b"" for role in ("image", "mask") if any((cell := row.get(role) or {}).values())}
-    width, height = read_image(data.get("image", b"")).size
-    files = {folder / defect / stem: data["image"]}
-    if "mask" in data:
-        marked = read_mask(data["mask"])
-        if marked.shape != (height, width):
-            raise DatasetError(f"the picture is {width} x {height} and its mask {marked.shape[1]} x {marked.shape[0]}.")
-        if defect == GOOD and marked.any():
-            raise DatasetError("this part is good and its mask marks a defect: correct one of the two.")
-        files |= {folder.parent / "ground_truth" / defect / f"{stem}_mask": data["mask"]} if defect != GOOD else {}
-    for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_name(path.name + next(_SUFFIXES[k] for k in _SUFFIXES if content.startswith(k))).write_bytes(content)
+    read_image(data.get("image", b""))
+    _write_picture(folder / defect / stem, data["image"])
+    if "mask" in data and read_mask(data["mask"]).any() and defect == GOOD:
+        raise DatasetError("this part is good and its mask marks a defect: correct one of the two.")
+    if "mask" in data and defect != GOOD:
+        _write_picture(folder.parent / "ground_truth" / defect / f"{stem}_mask", data["mask"])
 
 
-def _name_defect(row: Mapping[str, Any], features: Mapping[str, Any]) -> str:
+def _write_picture(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(path.name + next(_SUFFIXES[k] for k in _SUFFIXES if content.startswith(k))).write_bytes(content)
+
+
+def name_defect(row: Mapping[str, Any], features: Mapping[str, Any]) -> str:
     """Gives "good", or the defect's name made safe for a folder: nothing that separates, hides or turns the text."""
-    said = []
+    words = []
     for role in ("label", "defect"):
         word, classes = row.get(role), getattr(features.get(role), "names", None) or {}
         word = classes[word] if word in range(len(classes)) else word
-        said += [_LABELS.get(word, word)] if word not in (None, "") else []
-    if not said or not all(isinstance(word, str) for word in said):
+        words += [_LABELS.get(word, word)] if word not in (None, "") else []
+    if not words or not all(isinstance(word, str) for word in words):
         raise DatasetError(f"the label is {row.get('label')!r}: it must be 0 (good), 1 (anomalous) or a name.")
-    said = ["".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in word) for word in said]
-    said = [word.encode()[:100].decode(errors="ignore").strip(" ._") or "anomaly" for word in said]
-    if len({word.casefold() in _GOOD_WORDS for word in said}) > 1:
-        raise DatasetError(f"label and defect contradict each other ({said}): use one only (columns={{'label': ''}}).")
-    return GOOD if said[0].casefold() in _GOOD_WORDS else said[-1]
-
-
-def find_categories(root: Path) -> list[str]:
-    """Gives the folders in `root` that hold good parts."""
-    return [path.name for path in list_folders(root) if folder_reader.find_categories(path)]
-
-
-def load_category(root: Path, name: str) -> Category:
-    """Reads a category that is there; raises DatasetError as the `folder` dataset does."""
-    return replace(folder_reader.load_category(root / name, name), dataset="hub")
-
-
-FACTS = replace(
-    folder_reader.FACTS,
-    name="hub",
-    licence="as the dataset's page says",
-    download_page="https://huggingface.co/datasets",
-    checkpoint_prefix="ast-hub-",
-    find_categories=find_categories,
-    load_category=load_category,
-)
+    words = ["".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in word) for word in words]
+    words = [word.encode()[:100].decode(errors="ignore").strip(" ._") or "anomaly" for word in words]
+    if len({word.casefold() in _GOOD_WORDS for word in words}) > 1:
+        raise DatasetError(f"label and defect contradict each other ({words}): use one only (columns={{'label': ''}}).")
+    return GOOD if words[0].casefold() in _GOOD_WORDS else words[-1]

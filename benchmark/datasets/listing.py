@@ -1,4 +1,4 @@
-"""Folders and file names to parts, the same way for every dataset.
+"""Folders and file names to samples, the same way for every dataset.
 
 Only names are looked at. No picture is opened before its pixels are asked for, so that a category of thousands of files
 is read in a moment.
@@ -7,17 +7,15 @@ is read in a moment.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from ast_hf.data.images import EXTENSIONS
 from ast_hf.errors import DatasetError
-from ast_hf.images import EXTENSIONS
-from benchmark.datasets.base import Sample
-
-GOOD = "good"
+from benchmark.datasets.base import LabelledSample, Samples
 
 
-def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+def list_files(folder: Path, suffixes: Collection[str] = EXTENSIONS) -> list[Path]:
     """Lists the files directly in a folder that end in one of the suffixes (any case), hidden ones left out, by name.
 
     Raises:
@@ -30,11 +28,6 @@ def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
             "dataset again."
         )
     return [folder / name for name in sorted(names)]
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Lists the pictures (`ast_hf.images.EXTENSIONS`) directly in a folder, by name; see `list_files`."""
-    return list_files(folder, EXTENSIONS)
 
 
 def list_folders(folder: Path) -> list[Path]:
@@ -56,60 +49,41 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def good_samples(folder: Path) -> tuple[Sample, ...]:
+def good_samples(folder: Path) -> Samples:
     """Gives every picture directly in a folder as a good part."""
-    return tuple(Sample(image, 0, GOOD) for image in list_images(folder))
+    return tuple(LabelledSample(image) for image in list_files(folder))
 
 
-def list_defects(test: Path) -> list[Path]:
-    """Lists a test folder's folders other than "good", one a defect.
-
-    Raises:
-        DatasetError: If there is none.
-    """
-    folders = [folder for folder in list_folders(test) if folder.name != GOOD]
-    if not folders:
-        raise DatasetError(f"{test} has no folder of defects: add one a defect beside {GOOD}/, named after it.")
-    return folders
+def masked_samples(images: Sequence[Path], masks: Sequence[Path], defect: str, suffix: str = "") -> Samples:
+    """Gives the pictures of a defect with their masks, paired as by `pair_by_stem`."""
+    pairs = zip(images, pair_by_stem(images, masks, suffix), strict=True)
+    return tuple(LabelledSample(image, label=1, defect=defect, masks=(mask,)) for image, mask in pairs)
 
 
-def masked_samples(images: Path, masks: Path, defect: str) -> tuple[Sample, ...]:
-    """Pairs the pictures of a defect with their masks, `NNN.*` with `NNN_mask.*` or else `NNN.*`.
+def pair_by_stem(images: Sequence[Path], others: Sequence[Path], suffix: str = "") -> list[Path]:
+    """Finds to each picture `NNN.*` the file `NNN{suffix}.*`, or else `NNN.*`, among some in another folder.
 
     Raises:
-        DatasetError: If a folder is missing or empty, or a picture has no mask.
+        DatasetError: If a picture has none, or two files differ by their ending only.
     """
-    by_stem = index_by_stem(list_images(masks))
-    samples = []
-    for image in list_images(images):
-        mask = by_stem.get(f"{image.stem}_mask") or by_stem.get(image.stem)
-        if mask is None:
-            raise DatasetError(
-                f"{image} has no mask: {masks / image.stem}_mask.png is missing; unpack the dataset again or add it."
-            )
-        samples.append(Sample(image, 1, defect, (mask,)))
-    return tuple(samples)
+    # Without endings, as these change where pictures have been re-encoded.
+    by_stem: dict[str, Path] = {}
+    for path in others:
+        if (twin := by_stem.setdefault(path.stem, path)) is not path:
+            raise DatasetError(f"{twin} and {path} differ by their ending only: remove the one that is not meant.")
+    paired = []
+    for image in images:
+        other = by_stem.get(image.stem + suffix) or by_stem.get(image.stem)
+        if other is None:
+            expected = others[0].with_name(f"{image.stem}{suffix}{others[0].suffix}")
+            raise DatasetError(f"{image} lacks {expected}: unpack the dataset again or add the file.")
+        paired.append(other)
+    return paired
 
 
-def index_by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """Maps names without their ending to paths, as the ending changes where pictures have been re-encoded.
-
-    Raises:
-        DatasetError: If two of the files differ by their ending only.
-    """
-    index: dict[str, Path] = {}
-    for path in paths:
-        if (other := index.setdefault(path.stem, path)) is not path:
-            raise DatasetError(f"{other} and {path} differ by their ending only: remove the one that is not meant.")
-    return index
-
-
-def present_folders(root: Path, names: Iterable[str]) -> list[str]:
-    """Gives those of the names that are folders in `root`."""
-    return [name for name in names if (root / name).is_dir()]
-
-
-def hold_out(samples: Sequence[Sample]) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+def split_every_fifth(
+    samples: Sequence[LabelledSample],
+) -> tuple[Samples, Samples]:
     """Splits good parts that come without a split: every fifth in the given order (the first, the sixth, ...) is kept.
 
     Returns:

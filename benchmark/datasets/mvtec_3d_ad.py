@@ -7,18 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ast_hf.errors import DatasetError
-from benchmark.datasets.base import Category, DatasetFacts, Sample
-from benchmark.datasets.listing import GOOD, index_by_stem, list_defects, list_files, list_images, present_folders
+from benchmark.datasets.base import GOOD, Category, LabelledSample, Samples
+from benchmark.datasets.listing import list_files, list_folders, pair_by_stem
 
-NAME = "mvtec_3d_ad"
-CATEGORIES = ("bagel", "cable_gland", "carrot", "cookie", "dowel", "foam", "peach", "potato", "rope", "tire")
 _POINT_SUFFIXES = frozenset({".tif", ".tiff"})
-
-
-def find_categories(root: Path) -> list[str]:
-    """Lists the official categories that are in the dataset's folder."""
-    return present_folders(root, CATEGORIES)
 
 
 def load_category(root: Path, name: str) -> Category:
@@ -29,38 +21,20 @@ def load_category(root: Path, name: str) -> Category:
     """
     folder = root / name
     train, validation, test = (_scans(folder / split / GOOD) for split in ("train", "validation", "test"))
-    for defect in list_defects(folder / "test"):
+    for defect in [child for child in list_folders(folder / "test") if child.name != GOOD]:
         test += _scans(defect)
-    return Category(NAME, name, train, test, validation)
+    return Category("mvtec_3d_ad", name, train, test, validation)
 
 
-def _scans(folder: Path) -> tuple[Sample, ...]:
+def _scans(folder: Path) -> Samples:
     """Pairs the pictures of one folder with their scans and masks; good parts may have (blank) masks or none."""
     label = int(folder.name != GOOD)
-    points = index_by_stem(list_files(folder / "xyz", _POINT_SUFFIXES))
-    masks = index_by_stem(list_images(folder / "gt")) if label or (folder / "gt").is_dir() else {}
-    samples = []
-    for image in list_images(folder / "rgb"):
-        if image.stem not in points:
-            raise DatasetError(f"{image} has no scan: {folder / 'xyz' / image.stem}.tiff is missing; unpack it again.")
-        if label and image.stem not in masks:
-            raise DatasetError(f"{image} has no mask: {folder / 'gt' / image.stem}.png is missing; unpack it again.")
-        mask = (masks[image.stem],) if image.stem in masks else ()
-        samples.append(Sample(image, label, folder.name, mask, points[image.stem]))
-    return tuple(samples)
-
-
-FACTS = DatasetFacts(
-    name=NAME,
-    categories=CATEGORIES,
-    licence="CC BY-NC-SA 4.0",
-    citation="Bergmann, Jin, Sattlegger, Steger: The MVTec 3D-AD Dataset for Unsupervised 3D Anomaly Detection and "
-    "Localization, VISAPP 2022",
-    download_page="https://www.mvtec.com/company/research/datasets/mvtec-3d-ad",
-    has_masks=True,
-    preset="mvtec-3d-ad",
-    checkpoint_prefix="ast-mvtec3d-",
-    find_categories=find_categories,
-    load_category=load_category,
-    modalities=("rgb+depth", "rgb", "depth"),
-)
+    images = list_files(folder / "rgb")
+    points = pair_by_stem(images, list_files(folder / "xyz", _POINT_SUFFIXES))
+    masks: list[tuple[Path, ...]] = [()] * len(images)
+    if label or (folder / "gt").is_dir():
+        masks = [(mask,) for mask in pair_by_stem(images, list_files(folder / "gt"))]
+    return tuple(
+        LabelledSample(image, scan, label=label, defect=folder.name, masks=mask)
+        for image, scan, mask in zip(images, points, masks, strict=True)
+    )

@@ -1,102 +1,57 @@
 """VisA: `CATEGORY/Data/{Images,Masks}/{Normal,Anomaly}` and the one-class split in `split_csv/1cls.csv`.
 
 The masks number the kinds of defect (1, 2, ...): every value but 0 is a defect. The split does not name the kind, so
-that `Sample.defect` is "anomaly".
+that `LabelledSample.defect` is "anomaly".
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from ast_hf.errors import DatasetError
-from benchmark.datasets.base import Category, DatasetFacts, Sample
-from benchmark.datasets.listing import GOOD, index_by_stem, list_images, present_folders
+from benchmark.datasets.base import Category, LabelledSample
 
-NAME = "visa"
-CATEGORIES = (
-    "candle",
-    "capsules",
-    "cashew",
-    "chewinggum",
-    "fryum",
-    "macaroni1",
-    "macaroni2",
-    "pcb1",
-    "pcb2",
-    "pcb3",
-    "pcb4",
-    "pipe_fryum",
-)
-_COLUMNS = {"object", "split", "label", "image", "mask"}
-
-
-def find_categories(root: Path) -> list[str]:
-    """Lists the official categories that are in the dataset's folder."""
-    return present_folders(root, CATEGORIES)
+_COLUMNS = ("split", "label", "image", "mask")
 
 
 def load_category(root: Path, name: str) -> Category:
     """Reads one category's split.
 
     Raises:
-        DatasetError: If the split file, a folder, a picture or a mask is missing.
+        DatasetError: If the split file, a picture or a mask is missing, or the split is none.
     """
     table = root / "split_csv" / "1cls.csv"
-    rows = [row for row in _read_split(table) if row["object"] == name]
-    files = _find_files(root / name, {row[column] for row in rows for column in ("image", "mask") if row[column]})
-    splits: dict[str, list[Sample]] = {"train": [], "test": []}
-    for row in rows:
-        match (row["split"], row["label"], row["image"], row["mask"]):
+    splits: dict[str, list[LabelledSample]] = {"train": [], "test": []}
+    for row in _read_split(table, name):
+        match row:
             case ("train" | "test") as split, "normal", image, _ if image:
-                splits[split].append(Sample(files[image], 0, GOOD))
+                splits[split].append(LabelledSample(_find_file(root, name, image)))
             case "test", "anomaly", image, mask if image and mask:
-                splits["test"].append(Sample(files[image], 1, "anomaly", (files[mask],)))
-            case unknown:
-                raise DatasetError(f"{table} has a row {unknown}: take the one-class split from the archive.")
-    return Category(NAME, name, tuple(splits["train"]), tuple(splits["test"]))
+                files = [_find_file(root, name, file) for file in (image, mask)]
+                splits["test"].append(LabelledSample(files[0], label=1, defect="anomaly", masks=(files[1],)))
+            case _:
+                raise DatasetError(f"{table} has a row {row}: take the one-class split from the archive.")
+    return Category("visa", name, tuple(splits["train"]), tuple(splits["test"]))
 
 
-def _find_files(folder: Path, listed: Iterable[str]) -> dict[str, Path]:
-    """Maps the split's paths to files by folder and stem, as copies of the set have other endings than the split."""
-    paths = {name: PurePosixPath(name) for name in listed}
-    for path in paths.values():
-        if path.parts[:1] != (folder.name,) or ".." in path.parts:
-            raise DatasetError(f"The split lists {path}, which is not in {folder}: take it from the archive.")
-    parents = {path.parent for path in paths.values()}
-    indices = {parent: index_by_stem(list_images(folder.parent / parent)) for parent in parents}
-    for path in paths.values():
-        if path.stem not in indices[path.parent]:
-            raise DatasetError(f"{folder.parent / path} is in the split and not there: unpack the dataset again.")
-    return {name: indices[path.parent][path.stem] for name, path in paths.items()}
-
-
-def _read_split(table: Path) -> list[dict[str, str]]:
+def _read_split(table: Path, category: str) -> list[tuple[str, ...]]:
+    """Gives the values of `_COLUMNS` in the category's rows."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            missing = _COLUMNS - set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(
-            f"{table} cannot be read ({error}): it is part of the archive and of {FACTS.download_page}."
-        ) from error
-    if missing:
-        raise DatasetError(f"{table} lacks the columns {sorted(missing)}: take the file from the archive.")
-    return rows
+            rows = list(csv.DictReader(file, restval=""))
+        values = [tuple(row[column] for column in _COLUMNS) for row in rows if row["object"] == category]
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise DatasetError(f"{table} cannot be used ({error!r}): take the file from the archive.") from error
+    if not values:
+        raise DatasetError(f"{table} has no row of {category!r}: take the file from the archive.")
+    return values
 
 
-FACTS = DatasetFacts(
-    name=NAME,
-    categories=CATEGORIES,
-    licence="CC BY 4.0",
-    citation="Zou, Jeong, Pemula, Zhang, Dabeer: SPot-the-Difference Self-Supervised Pre-training for Anomaly "
-    "Detection and Segmentation, ECCV 2022",
-    download_page="https://github.com/amazon-science/spot-diff",
-    has_masks=True,
-    preset="visa",
-    checkpoint_prefix="ast-visa-",
-    find_categories=find_categories,
-    load_category=load_category,
-)
+def _find_file(root: Path, category: str, listed: str) -> Path:
+    path = PurePosixPath(listed)
+    if path.parts[:1] != (category,) or ".." in path.parts:
+        raise DatasetError(f"The split lists {listed}, which is not in {root / category}: take it from the archive.")
+    if not (root / path).is_file():
+        raise DatasetError(f"{root / path} is in the split and not there: unpack the dataset again.")
+    return root / path

@@ -39,7 +39,6 @@ def write_synthetic(root: Path, *, seed: int = 0, counts: Counts | None = None) 
         for dataset, category in DEFECTS:
             write_category(tree / dataset, dataset, category, counts, seed)
         (tree / marker.name).write_text(settings)
-        if root.exists():
-            shutil.rmtree(root)
+        shutil.rmtree(root, ignore_errors=True)
         os.replace(tree, root)
     return root

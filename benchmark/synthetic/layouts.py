@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from zlib import crc32
 
@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 
 from ast_hf.errors import DatasetError
+from benchmark.datasets import DefectConfig
 from benchmark.synthetic import drawing, parts
 
 _DARK, _CRUMB, _DUST, _LEAK = (0.1, 0.09, 0.09), (0.6, 0.42, 0.25), (0.75, 0.72, 0.66), (0.75, 0.62, 0.3)
@@ -82,6 +83,7 @@ def write_category(root: Path, dataset: str, category: str, counts: Counts, seed
     jobs = [("train", "", counts.train), ("validation", "", validation), ("test", "", counts.good)]
     jobs += [("test", defect, counts.anomalous) for defect in kinds[1:]]
     numbers: Counter[str] = Counter()
+    rows = [("object", "split", "label", "image", "mask")]
     for split, defect, index in ((split, defect, index) for split, defect, count in jobs for index in range(count)):
         part = draw_part(category, crc32(f"{split}/{defect}/{index}".encode()), defect or None, seed)
         loco = "structural_anomalies" if defect in ("color", "contamination") else "logical_anomalies"
@@ -92,7 +94,7 @@ def write_category(root: Path, dataset: str, category: str, counts: Counts, seed
         numbers[folder] += 1
         files = {image.format(**at): part.rgb}
         if part.xyz is not None:
-            files[image.format(**at).replace("rgb", "xyz").replace("png", "tiff")] = part.xyz
+            files["{split}/{kind}/xyz/{name}.tiff".format(**at)] = part.xyz
         value = {"visa": kinds.index(defect), "mvtec_loco_ad": 256 - kinds.index(defect)}.get(dataset, 255)
         regions = part.masks if dataset == "mvtec_loco_ad" else [np.any([part.rgb[..., 0] < 0, *part.masks], axis=0)]
         if defect or dataset == "mvtec_3d_ad":
@@ -105,17 +107,11 @@ def write_category(root: Path, dataset: str, category: str, counts: Counts, seed
                 Image.fromarray(content).save(root / category / path, quality=95, compress_level=1)
         if visa:
             picture, truth = [*(f"{category}/{path}" for path in files), ""][:2]
-            _add(root / category / "image_anno.csv", "image,label,mask", picture, defect or "normal", truth)
-            table, label = root / "split_csv" / "1cls.csv", "anomaly" if defect else "normal"
-            _add(table, "object,split,label,image,mask", category, split, label, picture, truth)
+            rows.append((category, split, "anomaly" if defect else "normal", picture, truth))
+    if visa:
+        (root / "split_csv").mkdir()
+        (root / "split_csv" / "1cls.csv").write_text("".join(",".join(row) + "\n" for row in rows))
     if dataset == "mvtec_loco_ad":
-        keys = "defect_name", "pixel_value", "saturation_threshold", "relative_saturation"
-        values = [(kind, 256 - i, _ENOUGH.get(kind, 1), kind not in _ENOUGH) for i, kind in enumerate(kinds) if kind]
-        config = json.dumps([dict(zip(keys, entry, strict=True)) for entry in values], indent=2)
+        defects = [(kind, 256 - i, _ENOUGH.get(kind, 1), kind not in _ENOUGH) for i, kind in enumerate(kinds) if kind]
+        config = json.dumps([asdict(DefectConfig(*defect)) for defect in defects], indent=2)
         (root / category / "defects_config.json").write_text(config)
-
-
-def _add(table: Path, header: str, *fields: str) -> None:
-    """Adds a row to a CSV table, which is begun with the header."""
-    table.parent.mkdir(exist_ok=True)
-    table.write_text((table.read_text() if table.exists() else header + "\n") + ",".join(fields) + "\n")

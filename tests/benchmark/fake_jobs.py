@@ -1,4 +1,4 @@
-"""Jobs that nobody trains, and launchers that start nothing."""
+"""Jobs that nobody trains, and a launcher that starts nothing."""
 
 from __future__ import annotations
 
@@ -7,59 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.jobs import Job, read_spec, write_result
+from benchmark.launch import Handle, Launcher
 
 
 def make_job(**changes: Any) -> Job:
     """A job with as little in it as a job can have."""
     fields: dict[str, Any] = {
-        "dataset": "mvtec_ad",
-        "category": "bottle",
-        "seed": 0,
-        "config": {"modality": "rgb"},
-        "recipe": {"epochs": 2},
+        "dataset": "mvtec_ad", "category": "bottle", "seed": 0, "config": {"modality": "rgb"}, "recipe": {"epochs": 2},
         "data_root": "data",
-    }
+    }  # fmt: skip
     return Job(**{**fields, **changes})
 
 
-class FakeHandle:
-    """A worker that takes two looks to end; where it ends well it has written its result."""
+class FakeLauncher(Launcher):
+    """Workers that take two looks to end, and write their result where they end with 0.
 
-    def __init__(self, spec: Path, status: int) -> None:
-        self.spec, self.status, self.looks, self.stopped = spec, status, 0, False
+    Args:
+        statuses: The exit statuses of each seed's job, one a try, and 0 after that; "lost" is 0 without a result.
+        slots: As `Launcher`.
+    """
 
-    def poll(self) -> int | None:
-        self.looks += 1
-        if self.looks < 2:
-            return None
-        if self.status == 0:
-            job, output = read_spec(self.spec)
-            write_result(output, job, {"figures": {}, "seconds": {"total": 1.0}})
-        return self.status
-
-    def stop(self) -> None:
-        self.stopped = True
-
-
-class FakeLauncher:
-    """Gives each seed's job the exit statuses that `statuses` lists for it, one a try, and 0 after that."""
-
-    def __init__(self, statuses: dict[int, list[int]], slots: int = 2) -> None:
-        self.slots = slots
-        self.statuses = statuses
+    def __init__(self, statuses: dict[int, list[Any]] | None = None, slots: int = 2) -> None:
+        self.slots, self.statuses = slots, statuses or {}
         self.started: list[int] = []
-        self.handles: list[FakeHandle] = []
-        self.most_at_once = 0
-        self.closed = False
+        self.active: list[int] = []
+        self.most_at_once, self.closed = 0, False
 
-    def start(self, arguments: Sequence[str], log: Path) -> FakeHandle:
-        spec = Path(arguments[2])
-        seed = read_spec(spec)[0].seed
-        self.started.append(seed)
-        waiting = self.statuses.get(seed, [])
-        self.handles.append(FakeHandle(spec, waiting.pop(0) if waiting else 0))
-        self.most_at_once = max(self.most_at_once, sum(handle.looks < 2 for handle in self.handles))
-        return self.handles[-1]
+    def start(self, arguments: Sequence[str], log: Path) -> Handle:
+        job, output = read_spec(Path(arguments[2]))
+        self.started.append(job.seed)
+        self.active.append(job.seed)
+        self.most_at_once = max(self.most_at_once, len(self.active))
+        statuses, looks = self.statuses.get(job.seed), iter([False])
+
+        def poll() -> int | None:
+            if next(looks, True) is False:
+                return None
+            self.active.remove(job.seed)
+            status = statuses.pop(0) if statuses else 0
+            if status == 0:
+                write_result(output, job, {"figures": {"image_auroc": 1.0}})
+            return 0 if status == "lost" else status
+
+        return Handle(poll, lambda: self.active.remove(job.seed))
 
     def close(self) -> None:
         self.closed = True

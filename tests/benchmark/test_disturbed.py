@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,171 +18,135 @@ import pytest
 from tests.benchmark import tiny_run
 
 pytestmark = pytest.mark.slow
-CATEGORIES = ("bottle", "cable")
-SEEDS = ("0", "1", "2")
-JOBS = len(CATEGORIES) * len(SEEDS)
+JOBS = 6
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> list[str]:
-    """A run of six jobs, two at a time."""
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a run of six jobs, two at a time, into a folder, with a feature cache beside it."""
     command = tiny_run.command(tmp_path)
     tiny_run.write_category(tmp_path / "data" / "mvtec_ad" / "cable")
-    return [sys.executable, "-m", "benchmark.run", *command, "--seeds", *SEEDS, "--jobs-per-device", "2"]
+    command = [sys.executable, "-m", "benchmark.run", *command, "--seeds", "0", "1", "2", "--jobs-per-device", "2"]
 
+    def start(output: Path, *options: str) -> subprocess.Popen[str]:
+        output.parent.mkdir(exist_ok=True)
+        environment = {**os.environ, "AST_HF_HOME": str(output.parent / "home")}
+        with (output.parent / "stderr.txt").open("a") as file:
+            arguments = [*command, *options, "--output", str(output)]
+            return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
 
-def environment(folder: Path) -> dict[str, str]:
-    """One with a feature cache of its own."""
-    return {**os.environ, "AST_HF_HOME": str(folder / "home")}
-
-
-def with_output(command: list[str], output: Path) -> list[str]:
-    return [*command, "--output", str(output)]
-
-
-def finish(command: list[str], output: Path) -> subprocess.CompletedProcess[str]:
-    command = with_output(command, output)
-    return subprocess.run(command, env=environment(output.parent), capture_output=True, text=True, timeout=900)
+    return start
 
 
 def workers(output: Path) -> list[int]:
     """Processes whose command line names a job of this run."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
+        with contextlib.suppress(OSError):
+            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
             if b"benchmark.worker" in line and str(output).encode() in line:
                 found.append(int(entry.name))
     return found
 
 
-def results(output: Path) -> dict[str, tuple[int, int]]:
+def results(output: Path) -> dict[str, int]:
     """The finished jobs, each with what changes when its result is written again."""
-    found = {}
-    for path in output.glob("jobs/*/result.json"):
-        state = path.stat()
-        found[path.parent.name] = (state.st_ino, state.st_mtime_ns)
-    return found
+    return {path.parent.name: path.stat().st_mtime_ns for path in output.glob("jobs/*/result.json")}
+
+
+def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
 
 
 def test_killed_twenty_times_it_gives_the_same_tables_and_does_nothing_twice(
-    command: list[str], tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     """Workers and launchers are killed at random moments; whenever a run is whole, the next begins in a new folder."""
-    command += ["--deterministic", "--retries", "20"]
-    started = time.monotonic()
-    assert finish(command, tmp_path / "a" / "run").returncode == 0
+    options = ("--deterministic", "--retries", "20")
+    started, undisturbed = time.monotonic(), tmp_path / "whole" / "run"
+    assert start(undisturbed, *options).wait(900) == 0
     whole = time.monotonic() - started
-    chance = random.Random(0)
-    kills = {"launcher": 0, "worker": 0}
-    output, process, done = tmp_path / "0" / "run", None, dict[str, tuple[int, int]]()
+
+    def finish(output: Path) -> None:
+        done = results(output)
+        assert start(output, *options).wait(900) == 0
+        assert done.items() <= results(output).items(), "a finished job was done again"
+        assert len(results(output)) == JOBS
+        for name in ("tables.md", "tables.tex", "results.csv"):
+            assert (output / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+    chance, kills = random.Random(0), {"launcher": 0, "worker": 0}
+    output = tmp_path / "0" / "run"
+    process, done = start(output, *options), dict[str, int]()
     while sum(kills.values()) < 20:
         if len(done) == JOBS:
-            check_whole(command, output, tmp_path / "a" / "run")
-            output, process, done = tmp_path / str(sum(kills.values())) / "run", None, {}
-        if process is None or process.poll() is not None:
-            process = subprocess.Popen(
-                with_output(command, output), env=environment(output.parent), stderr=subprocess.DEVNULL
-            )
+            finish(output)
+            output, done = tmp_path / str(sum(kills.values())) / "run", {}
+        if process.poll() is not None:
+            process = start(output, *options)
         time.sleep(chance.uniform(0, whole / 3))
         victims = workers(output)
         if victims and chance.random() < 0.6:
-            os.kill(chance.choice(victims), signal.SIGKILL)
-            kills["worker"] += 1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(victims), signal.SIGKILL)
+                kills["worker"] += 1
         elif process.poll() is None:
             process.kill()
             process.wait()
             kills["launcher"] += 1
         assert done.items() <= results(output).items(), "a finished job was done again"
         done = results(output)
-    if process is not None:
-        process.kill()
-        process.wait()
-    check_whole(command, output, tmp_path / "a" / "run")
+    process.kill()
+    process.wait()
+    finish(output)
     assert min(kills.values()) >= 3, kills
-    deadline = time.monotonic() + 60
-    while workers(tmp_path):
-        assert time.monotonic() < deadline, "a worker outlived its launcher"
-        time.sleep(0.2)
+    wait_until(lambda: not workers(tmp_path), "a worker outlived its launcher", 60)
 
 
-def check_whole(command: list[str], output: Path, undisturbed: Path) -> None:
-    """Finishes a run and compares it with one that nothing disturbed."""
-    done = results(output)
-    last = finish(command, output)
-    assert last.returncode == 0, last.stderr
-    assert done.items() <= results(output).items(), "a finished job was done again"
-    assert len(results(output)) == JOBS
-    for name in ("tables.md", "tables.tex", "results.csv"):
-        assert (output / name).read_bytes() == (undisturbed / name).read_bytes(), name
-
-
-def test_two_launchers_share_one_folder(command: list[str], tmp_path: Path) -> None:
+def test_two_launchers_share_one_folder(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     output = tmp_path / "a" / "run"
-    pair = [
-        subprocess.Popen(
-            with_output(command, output), env=environment(tmp_path), stderr=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
-    told = [process.communicate(timeout=900) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], told
-    assert told[0][0] == told[1][0]
+    pair = [start(output), start(output)]
+    told = [process.communicate(timeout=900)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0]
+    assert told[0] == told[1]
     assert len(results(output)) == JOBS
     for log in output.glob("jobs/*/log.txt"):
         assert log.read_text().count(", process ") == 1, "a job was started twice"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 200 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder]).returncode:
+def test_a_full_disk_is_a_sentence_and_room_mends_it(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    disk, mount = tmp_path / "disk", shutil.which("mount")
+    (disk / "run").mkdir(parents=True)
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk / "run"]).returncode:
         pytest.skip("a small disk cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder])
+    request.addfinalizer(lambda: subprocess.run(["umount", "--lazy", disk / "run"]))
+    assert start(disk / "run").wait(900) == 1
+    told = (disk / "stderr.txt").read_text()
+    assert "No space left on device" in told
+    assert "Traceback" not in told.replace("    Traceback", "")  # but for those of the jobs' logs
+    subprocess.run(["mount", "-o", "remount,size=50m", disk / "run"], check=True)
+    assert start(disk / "run").wait(900) == 0
+    assert len(results(disk / "run")) == JOBS
 
 
-def test_a_full_disk_is_a_sentence_and_room_mends_it(command: list[str], small_disk: Path) -> None:
-    output = small_disk / "run"
-    full = finish(command, output)
-    assert full.returncode == 1
-    assert "No space left on device" in full.stderr
-    assert "Traceback" not in full.stderr.replace("    Traceback", "")  # but for those of the jobs' logs
-    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
-    assert finish(command, output).returncode == 0
-    assert len(results(output)) == JOBS
-
-
-def test_a_ray_cluster_that_loses_a_node_finishes(command: list[str], tmp_path: Path) -> None:
+def test_a_ray_cluster_that_loses_a_node_finishes(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster, output = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}), tmp_path / "a" / "run"
     try:
         second = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-        output = tmp_path / "a" / "run"
-        options = ["--launcher", "ray", "--launcher-options", f"address={cluster.address}"]
-        process = subprocess.Popen(
-            with_output([*command, *options], output),
-            env=environment(tmp_path),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        deadline = time.monotonic() + 300
-        while len(workers(output)) < 2 or not results(output):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, "no two jobs run side by side"
-            time.sleep(0.2)
+        process = start(output, "--launcher", "ray", "--launcher-options", f"address={cluster.address}")
+        is_under_way = lambda: process.poll() is not None or (len(workers(output)) > 1 and bool(results(output)))  # noqa: E731
+        wait_until(is_under_way, "no two jobs run side by side")
         cluster.remove_node(second, allow_graceful=False)
-        _, told = process.communicate(timeout=900)
-        assert process.returncode == 0, told
+        assert process.wait(900) == 0, (tmp_path / "a" / "stderr.txt").read_text()
         assert len(results(output)) == JOBS
     finally:
         cluster.shutdown()

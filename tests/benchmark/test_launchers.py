@@ -7,20 +7,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from benchmark.launch import Handle
-from benchmark.launchers import (
-    LaunchError,
-    LocalLauncher,
-    SlurmHandle,
-    SlurmLauncher,
-    end_process,
-    local_devices,
-    make_launcher,
-)
-from benchmark.worker import EXIT_RETRY
+from benchmark.jobs import EXIT_RETRY
+from benchmark.launch import Handle, LaunchError
+from benchmark.launchers import LocalLauncher, SlurmLauncher, end_process, local_devices, make_launcher
 
 
 def script(code: str) -> Sequence[str]:
@@ -36,43 +30,34 @@ def wait(handle: Handle, seconds: float = 300) -> int:
     return status
 
 
-def test_local_workers_have_a_device_each_and_a_log(tmp_path: Path) -> None:
+def test_local_workers_have_a_device_a_log_and_their_share_of_the_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     launcher = LocalLauncher(["cuda:0", "cuda:1"])
-    code = "print(sys.argv[1:]); sys.exit(3)"
+    with pytest.raises(OSError, match="not there"):  # leaves the device free
+        launcher.start(script("pass"), tmp_path / "not there" / "log.txt")
+    code = "print(os.environ['OMP_NUM_THREADS'], sys.argv[1:]); sys.exit(3)"
     handles = [launcher.start(script(code), tmp_path / f"{i}.txt") for i in range(2)]
     assert [wait(handle) for handle in handles] == [3, 3]
     assert wait(launcher.start(script(code), tmp_path / "0.txt")) == 3  # a device is free again
     logs = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
-    assert "'--device', 'cuda:0', '--with-parent'" in logs[0]
+    assert logs[0].startswith("4 ['--device', 'cuda:0', '--with-parent']\n4")  # a second try is added to the log
     assert "cuda:1" in logs[1]
-    assert logs[0].count("\n") == 2  # a second try is added to the log
 
 
-def test_local_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    launcher = LocalLauncher(["cpu", "cpu"])
-    wait(launcher.start(script("print(os.environ['OMP_NUM_THREADS'])"), tmp_path / "log.txt"))
-    assert (tmp_path / "log.txt").read_text() == "4\n"
-
-
-def test_stopping_ends_a_worker_that_does_not_want_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmark.launchers._STOP_SECONDS", 0.5)
-    launcher = LocalLauncher(["cpu"])
-    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    handle = launcher.start(script(code), tmp_path / "log.txt")
-    while "up" not in (tmp_path / "log.txt").read_text():
-        time.sleep(0.02)
+def test_stopping_ends_a_worker_that_does_not_want_to(tmp_path: Path) -> None:
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    end_process(process, grace_seconds=0.5)
+    assert process.returncode == -9
+    handle = LocalLauncher(["cpu"]).start(script("sys.exit(5)"), tmp_path / "log.txt")
+    assert wait(handle) == 5
     handle.stop()
-    assert wait(handle) == -9
-    handle.stop()
-
-
-def test_a_device_is_free_again_where_a_start_failed(tmp_path: Path) -> None:
-    launcher = LocalLauncher(["cpu"])
-    with pytest.raises(OSError, match="not there"):
-        launcher.start(script("pass"), tmp_path / "not there" / "log.txt")
-    assert wait(launcher.start(script("pass"), tmp_path / "log.txt")) == 0
+    assert handle.poll() == 5  # its own, not that of a signal
 
 
 def test_local_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,46 +71,53 @@ def test_local_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         local_devices("cuda")
 
 
-def test_wrong_options_are_sentences(tmp_path: Path) -> None:
-    settings = {"device": "cpu", "jobs_per_device": 1}
-    with pytest.raises(LaunchError, match="takes no --launcher-options"):
-        make_launcher("local", tmp_path, options={"gpus": 1}, **settings)  # type: ignore[arg-type]
-    pytest.importorskip("submitit")
-    with pytest.raises(LaunchError, match="Slurm cannot be used"):
-        make_launcher("slurm", tmp_path, options={}, **settings)  # type: ignore[arg-type]
-
-
-def test_end_process_of_one_that_has_ended() -> None:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    end_process(process)
-    assert process.returncode == 0  # its own, not that of a signal
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("local", {"gpus": 1}, "takes no --launcher-options"),
+        ("ray", {"gpu": 1}, "not gpu=1"),
+        ("ray", {"gpus": "all"}, "not gpus=all"),
+        ("ray", {"address": "foo"}, "no Ray cluster at foo"),
+        ("slurm", {}, "Slurm cannot be used"),
+        ("slurm", {"cluster": "nowhere"}, "nowhere"),
+        ("slurm", {"cluster": "local", "slurm_colour": 1}, "slurm_colour"),
+        ("slurm", {"cluster": "local", "timeout_min": "soon"}, "timeout_min"),
+        ("slurm", {"cluster": "local", "slots": "many"}, "many"),
+        ("slurm", {"cluster": "local", "slots": 0}, "lets no job start"),
+    ],
+)
+def test_wrong_options_are_sentences(tmp_path: Path, name: str, options: dict[str, Any], message: str) -> None:
+    pytest.importorskip({"slurm": "submitit"}.get(name, name) if name != "local" else "sys")
+    with pytest.raises(LaunchError, match=message):
+        make_launcher(name, tmp_path, device="cpu", jobs_per_device=1, options=options)
 
 
 def test_slurm_by_its_local_executor(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    launcher = SlurmLauncher(tmp_path / "slurm", cluster="local", gpus_per_node=0)
+    launcher = SlurmLauncher(tmp_path / "slurm", {"cluster": "local", "gpus_per_node": 0})
     handles = [launcher.start(script(f"print('ran'); sys.exit({status})"), tmp_path / "log.txt") for status in (0, 75)]
     assert [wait(handle) for handle in handles] == [0, EXIT_RETRY]
     assert (tmp_path / "log.txt").read_text() == "ran\nran\n"
 
 
-def test_slurm_jobs_are_cancelled_and_lost_ones_tried_again() -> None:
-    class Job:
-        cancelled = False
+def test_slurm_jobs_are_cancelled_and_lost_ones_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitit = pytest.importorskip("submitit")
+    errors, cancelled = submitit.core.utils, list[bool]()
 
-        def cancel(self, check: bool) -> None:
-            self.cancelled = not check
+    def lost() -> int:
+        raise errors.UncompletedJobError("the node failed")
 
-        def done(self) -> bool:
-            return self.cancelled
-
-        def result(self) -> int:
-            raise TimeoutError("the node failed")
-
-    job = Job()
-    handle = SlurmHandle(job, TimeoutError)
+    job = SimpleNamespace(done=lambda: bool(cancelled), cancel=lambda check: cancelled.append(check), result=lost)
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", lambda self, *args: job)
+    launcher = SlurmLauncher(tmp_path / "slurm", {"cluster": "local"})
+    handle = launcher.start([], tmp_path / "log.txt")
     assert handle.poll() is None
     handle.stop()
-    assert job.cancelled
     assert handle.poll() == EXIT_RETRY
+
+    def refuse(self: Any, *args: Any) -> None:
+        raise errors.FailedJobError("invalid partition")
+
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", refuse)
+    with pytest.raises(LaunchError, match=r"sbatch refuses it \(invalid partition\)"):
+        launcher.start([], tmp_path / "log.txt")

@@ -6,11 +6,10 @@ import pytest
 from benchmark.metrics import (
     SaturatedRegion,
     au_pro,
-    au_spro,
-    f1_max,
     pixel_auroc,
     saturation_area,
     segmentation_metrics,
+    spro_curve,
 )
 
 LIMITS = (0.01, 0.05, 0.1, 0.3, 1.0)
@@ -31,22 +30,17 @@ def test_perfect_maps_give_exactly_one() -> None:
     found = segmentation_metrics(maps, masks, LIMITS)
     assert found.pixel_auroc == 1.0 and found.pixel_average_precision == 1.0
     assert set(found.au_pro.values()) == {1.0}
-    assert all(au_spro(maps, regions, limit) == 1.0 for limit in LIMITS)
+    assert all(spro_curve(maps, regions).area(limit) == 1.0 for limit in LIMITS)
     assert pixel_auroc([-m for m in maps], masks) == 0.0
 
 
-def test_f1_max_takes_the_highest_of_the_best_thresholds() -> None:
-    assert f1_max([0.1, 0.2, 0.7, 0.9], [0, 0, 1, 1]) == (1.0, 0.7)
-    assert f1_max([0.6, 0.7, 0.8, 0.9], [1, 0, 0, 1]) == (pytest.approx(2 / 3), 0.9)  # so does 0.6
-
-
-@pytest.mark.parametrize("limit", LIMITS)
-def test_constant_maps_give_half_the_limit(limit: float) -> None:
+def test_constant_maps_give_half_the_limit() -> None:
     masks = masks_of_different_sizes()
     maps = [np.full(mask.shape, 7.25) for mask in masks]
     regions = [[SaturatedRegion(mask, 3)] if mask.any() else [] for mask in masks]
-    assert au_pro(maps, masks, limit) == pytest.approx(limit / 2, abs=1e-12)
-    assert au_spro(maps, regions, limit) == pytest.approx(limit / 2, abs=1e-12)
+    for limit in LIMITS:
+        assert au_pro(maps, masks, limit) == pytest.approx(limit / 2, abs=1e-12)
+        assert spro_curve(maps, regions).area(limit) == pytest.approx(limit / 2, abs=1e-12)
     assert pixel_auroc(maps, masks) == 0.5
 
 
@@ -77,10 +71,10 @@ def test_saturation_makes_part_of_a_defect_enough() -> None:
     maps = [np.array([[9.0, 8.0, 1.0, 1.0, 2.0, 0.0]])]
     mask = np.array([[1, 1, 1, 1, 0, 0]], bool)
     # Two of four pixels come before any ok pixel, the other two after one of the two ok pixels.
-    assert au_spro(maps, [[SaturatedRegion(mask, 4)]], 0.5) == pytest.approx(0.5)
-    assert au_spro(maps, [[SaturatedRegion(mask, 2.5)]], 0.5) == pytest.approx(0.8)
-    assert au_spro(maps, [[SaturatedRegion(mask, 2)]], 0.5) == 1.0
-    assert au_spro(maps, [[SaturatedRegion(mask, 0.5)]], 1.0) == 1.0
+    assert spro_curve(maps, [[SaturatedRegion(mask, 4)]]).area(0.5) == pytest.approx(0.5)
+    assert spro_curve(maps, [[SaturatedRegion(mask, 2.5)]]).area(0.5) == pytest.approx(0.8)
+    assert spro_curve(maps, [[SaturatedRegion(mask, 2)]]).area(0.5) == 1.0
+    assert spro_curve(maps, [[SaturatedRegion(mask, 0.5)]]).area(1.0) == 1.0
 
 
 def test_each_defect_counts_alike_and_pixels_of_none_are_ok() -> None:
@@ -89,22 +83,17 @@ def test_each_defect_counts_alike_and_pixels_of_none_are_ok() -> None:
     missed = SaturatedRegion(np.array([[0, 0, 1, 1, 0, 0]]), 1)
     both = SaturatedRegion(np.array([[255, 255, 255, 255, 0, 0]]), 4)  # covers the pixels of the others once more
     # Four ok pixels; the one that scores 5 is the first quarter of false positives.
-    assert au_spro(maps, [[found, missed], []], 0.25) == pytest.approx(1 / 2)
-    assert au_spro(maps, [[found, missed, both], []], 0.25) == pytest.approx((1 + 0 + 0.5) / 3)
-    assert au_spro(maps, [[found, missed], []], 0.5) == pytest.approx((1 / 2 + 1) / 2)
-    assert au_spro(maps, [[found], []], 0.5) == 1.0  # nothing above it: the pixels that were the other defect are ok
+    assert spro_curve(maps, [[found, missed], []]).area(0.25) == pytest.approx(1 / 2)
+    assert spro_curve(maps, [[found, missed, both], []]).area(0.25) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert spro_curve(maps, [[found, missed], []]).area(0.5) == pytest.approx((1 / 2 + 1) / 2)
+    assert spro_curve(maps, [[found], []]).area(0.5) == 1.0  # the pixels that were the other defect are ok
 
 
-@pytest.mark.parametrize(
-    ("area", "threshold", "relative", "expected"),
-    [
-        (100, 40, False, 40),
-        (100, 400, False, 100),
-        (100, 12.5, False, 12.5),
-        (99, 0.5, True, 49),
-        (100, 1.0, True, 100),
-        (1, 0.5, True, 1),
-    ],
-)
-def test_saturation_area(area: int, threshold: float, relative: bool, expected: float) -> None:
-    assert saturation_area(area, threshold, relative) == expected
+def test_saturation_area() -> None:
+    absolute = {(100, 40): 40, (100, 400): 100, (100, 12.5): 12.5}
+    relative = {(99, 0.5): 49, (100, 1.0): 100, (1, 0.5): 1}
+    assert {key: saturation_area(*key, relative=False) for key in absolute} == absolute
+    assert {key: saturation_area(*key, relative=True) for key in relative} == relative
+    for area, threshold, is_relative in ((0, 5, False), (9, 0, True), (9, 1.5, True)):
+        with pytest.raises(ValueError, match=r"above 0|at most 1"):
+            saturation_area(area, threshold, is_relative)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ast_hf import from_pretrained
-from benchmark import launch, run
-from benchmark.datasets import Sample
-from benchmark.evaluate import paper_mask
-from benchmark.heatmaps import choose
+from benchmark import run
+from benchmark.experiment import run_job
+from benchmark.jobs import Job, forget, job_folder, read_result
 from tests import tiny
 from tests.benchmark import tiny_run
 from tests.benchmark.fake_jobs import FakeLauncher
@@ -26,24 +28,13 @@ def command(tmp_path: Path) -> list[str]:
     return tiny_run.command(tmp_path)
 
 
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
-    """A launcher that starts nothing, in the place of the real ones."""
-    launcher = FakeLauncher({})
-    monkeypatch.setattr(run, "make_launcher", lambda *args, **kwargs: launcher)
-    monkeypatch.setattr(run, "write_report", lambda *args: "the tables")
-    monkeypatch.setattr(run, "store_detectors", lambda output: None)
-    monkeypatch.setattr(launch, "_POLL_SECONDS", 0.0)
-    return launcher
-
-
 def test_trains_evaluates_and_reports(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     bottle = tmp_path / "data" / "mvtec_ad" / "bottle"
     tiny_run.write_category(bottle.with_name("cable"))
-    (bottle.with_name("cable") / "ground_truth" / "hole" / "000_mask.png").unlink()
+    (bottle.with_name("cable") / "ground_truth" / "hole" / "000_mask.png").write_text("no picture")
     tiny.folder_of_pictures(bottle / "train" / "good", 10, start=20)
     calibrate = ["--set", *tiny_run.SETTINGS, "calibration_fraction=0.1"]
     assert run.main([*command, *calibrate, "--seeds", "0", "1", "--jobs-per-device", "2"]) == 1
@@ -54,11 +45,12 @@ def test_trains_evaluates_and_reports(
         assert figures.pop("calibration_parts") == 6
         assert all(0 <= value <= 1 for value in figures.values())
         assert {"image_auroc", "pixel_auroc_paper", "au_pro_0.3", "false_positive_rate"} <= figures.keys()
+        assert result["seconds"].keys() == {"features", "training", "evaluation", "total"}
         folder = tmp_path / "out" / "jobs" / result["id"]
         assert np.load(folder / "anomaly_maps.npy").shape == (8, 4, 4)
-        assert len(list(csv.DictReader((folder / "scores.csv").open()))) == 8
+        rows = list(csv.DictReader((folder / "scores.csv").open()))
+        assert [float(row["score"]) > 0 for row in rows] == [True] * 8
         assert Image.open(folder / "heat_maps.png").width > 600
-        assert (folder / "model" / "model.safetensors").exists()
     for name in ("tables.md", "tables.tex", "results.csv", "receipt.json", "report.md"):
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert capsys.readouterr().out.strip() == (tmp_path / "out" / "tables.md").read_text().strip()
@@ -68,83 +60,126 @@ def test_trains_evaluates_and_reports(
     assert detector.metrics["published"]["image_auroc"] == "100.0 (paper)"
     assert detector.predict(tiny.picture(0)).score >= 0
     assert "cable-rgb-seed0" in caplog.text
-    assert "has no mask" in caplog.text or "000_mask.png" in caplog.text
+    assert "000_mask.png" in caplog.text, "the damaged mask is named"
+    cable = next((tmp_path / "out" / "jobs").glob("*cable*seed0*"))
+    assert not (cable / "model").exists(), "and found before the training"
 
 
-def test_a_finished_job_is_not_run_again(command: list[str], fake: FakeLauncher) -> None:
-    assert run.main(command) == 0
-    assert fake.started == [0]
-    assert run.main([*command, "--seeds", "0", "1"]) == 0
-    assert fake.started == [0, 1]
-    assert run.main([*command, "--force"]) == 0
-    assert fake.started == [0, 1, 0]
+def planned(command: list[str]) -> tuple[Job, Path]:
+    from benchmark.plan import plan
+
+    options = run.parser().parse_args(command)
+    (job,) = plan(options)
+    return job, options.output
 
 
-def test_failures_are_listed_and_make_the_exit_status(
-    command: list[str], fake: FakeLauncher, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+def stages_of(job: Job, output: Path, stop_at: str = "") -> list[str]:
+    """Runs a job here, or as far as a stage; gives the stages it came through."""
+    stages: dict[str, None] = {}
+
+    def progress(stage: str, done: int, total: int, loss: float | None = None) -> None:
+        stages[stage] = None
+        if stage == stop_at:
+            raise MemoryError
+
+    try:
+        run_job(job, output, device="cpu", progress=progress)
+    except MemoryError:
+        assert stop_at
+    return list(stages)
+
+
+def test_a_trained_detector_is_only_evaluated(command: list[str], tmp_path: Path) -> None:
+    job, output = planned(command)
+    assert stages_of(job, output) == ["train set", "teacher", "student", "test set", "evaluation"]
+    undisturbed: dict[str, Any] = read_result(output, job) or {}
+    forget(output, job)
+    assert stages_of(job, output, stop_at="evaluation") == ["train set", "teacher", "student", "test set", "evaluation"]
+    weights = job_folder(output, job) / "model" / "model.safetensors"
+    trained = weights.stat().st_mtime_ns
+    assert read_result(output, job) is None
+    assert stages_of(job, output) == ["test set", "evaluation"]
+    result = read_result(output, job) or {}
+    assert result["figures"] == undisturbed["figures"]
+    assert result["seconds"].keys() == undisturbed["seconds"].keys()
+    assert result["receipt"].keys() == undisturbed["receipt"].keys()
+    assert weights.stat().st_mtime_ns == trained
+    # Neither half a checkpoint nor one of another trunk is the job's.
+    (job_folder(output, job) / "result.json").unlink()
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "teacher" in stages_of(job, output)
+    (job_folder(output, job) / "result.json").unlink()
+    tiny_run.write_trunk(tmp_path)
+    assert "teacher" in stages_of(job, output)
+
+
+def test_a_finished_job_is_not_run_again_unless_forced(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    fake.statuses = {1: [1]}
-    assert run.main([*command, "--seeds", "0", "1"]) == 1
+    launcher = FakeLauncher({1: [1]})
+    assert run.main(command, launcher=launcher) == 0
+    assert launcher.started == [0]
+    assert run.main([*command, "--seeds", "0", "1"], launcher=launcher) == 1
+    assert launcher.started == [0, 1]
+    assert "| bottle | 1 | 100.00 |" in capsys.readouterr().out
     assert "seed1" in caplog.text
     assert "failed (exit status 1)" in caplog.text
-    assert capsys.readouterr().out == "the tables\n"
-
-
-def test_all_failing_writes_no_tables(
-    command: list[str], fake: FakeLauncher, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fake.statuses = {0: [1]}
-    assert run.main(command) == 1
-    assert capsys.readouterr().out == ""
+    model = next((tmp_path / "out" / "jobs").glob("*seed0*")) / "model"
+    model.mkdir()
+    assert run.main([*command, "--force"], launcher=launcher) == 0
+    assert launcher.started == [0, 1, 0]
+    assert not model.exists()
+    launcher.statuses = {2: [1]}
+    capsys.readouterr()
+    assert run.main([*command, "--seeds", "2"], launcher=launcher) == 1
+    assert capsys.readouterr().out == "", "without a result there are no tables"
 
 
 def test_ctrl_c_keeps_and_reports_what_is_finished(
-    command: list[str], fake: FakeLauncher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = run.run_jobs
+    class Interrupted(FakeLauncher):
+        def start(self, *args: Any) -> Any:
+            if self.started:
+                raise KeyboardInterrupt
+            return super().start(*args)
 
-    def stop_after_one(board: launch.Board, *args: object, show: object, **kwargs: object) -> None:
-        def show_until(board: launch.Board) -> None:
-            if board.done:
-                run._interrupt()
-
-        real(board, *args, show=show_until, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(run, "run_jobs", stop_after_one)
-    fake.slots = 1
-    assert run.main([*command, "--seeds", "0", "1", "2"]) == run.INTERRUPTED
-    assert fake.handles[-1].stopped
-    assert capsys.readouterr().out == "the tables\n"
+    assert run.main([*command, "--seeds", "0", "1", "2"], launcher=Interrupted(slots=1)) == run.INTERRUPTED
+    assert "| bottle | 1 | 100.00 |" in capsys.readouterr().out
 
 
 def test_a_report_that_cannot_be_written_is_a_sentence(
-    command: list[str], fake: FakeLauncher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    command: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*args: object) -> str:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(run, "write_report", full)
-    assert run.main(command) == 1
-    assert "No space left on device" in caplog.text
+    (tmp_path / "out" / "tables.md").mkdir(parents=True)
+    assert run.main(command, launcher=FakeLauncher()) == 1
+    assert "The report could not be written" in caplog.text
 
 
-def test_nothing_to_run_is_a_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert run.main(["--datasets", "mvtec_ad", "--data-root", str(tmp_path), "--preset", "compact"]) == 2
-    assert "holds nothing of: mvtec_ad" in caplog.text
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jobs-per-device", "0"], "must be 1 or more"),
+        (["--retries", "-1"], "0 or more"),
+        (["--timeout", "-5"], "0 or more"),
+        (["--launcher-options", "gpus"], "is no NAME=VALUE"),
+        (["--launcher-options", "gpus=1"], "takes no --launcher-options"),
+        (["--launcher", "ray", "--launcher-options", "colour=1"], "not colour=1"),
+        (["--launcher", "slurm", "--launcher-options", "cluster=local", "mem_gb=[]"], "mem_gb"),
+        (["--data-root", "nowhere"], "holds nothing of: mvtec_ad"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence_with_exit_status_2(
+    command: list[str], options: list[str], message: str, caplog: pytest.LogCaptureFixture, capsys: Any
+) -> None:
+    try:
+        assert run.main([*command, *options]) == 2
+    except SystemExit as exit:
+        assert exit.code == 2
+    assert message in caplog.text + capsys.readouterr().err
 
 
-def test_paper_mask_enlarges() -> None:
-    mask = np.zeros((384, 384), bool)
-    mask[100, 100] = True
-    assert paper_mask(mask).shape == (192, 192)
-    assert paper_mask(mask).sum() == 1
-    assert paper_mask(np.ones((100, 50), bool)).all()
-    one = np.zeros((96, 96), bool)
-    one[48, 48] = True
-    assert paper_mask(one).sum() == 16  # bilinear upsampling spreads one pixel over 4 x 4
-
-
-def test_choose_takes_each_kind_in_turn() -> None:
-    kinds = ["good"] * 5 + ["a"] * 6 + ["b"] * 2
-    samples = [Sample(Path(str(i)), int(kind != "good"), kind) for i, kind in enumerate(kinds)]
-    assert choose(samples, defects=4, good=2) == [5, 11, 10, 12, 0, 4]
+def test_the_help_needs_no_torch() -> None:
+    code = "import sys; from benchmark import run; run.parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "timm", "matplotlib", "sklearn", "scipy", "ray", "submitit", "rich"} & set(loaded)

@@ -4,160 +4,124 @@ from __future__ import annotations
 
 import json
 import math
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ast_hf import ASTDetector, ASTDetectorConfig, TrainingRecipe
-from ast_hf.memory import keep_freed_memory
-from benchmark import growth, peers, reference, speed, timing
-from benchmark.reference import ReferenceDetector
+from ast_hf.data.point_cloud import fill_holes
+from ast_hf.inference import Predictor
+from ast_hf.training.features import PreparedSamples
+from ast_hf.training.trainer import fit
+from benchmark import reference, speed
 from benchmark.speed import Measurement
 from tests import tiny
 
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "part.png")
-    return tmp_path / "part.png"
+SMALL = ["image_size=64", "teacher_channels=8", "student_channels=8", "student_blocks=1"]
+SMALL += [f"{name}={value}" for name, value in tiny.BACKBONE.items()]
 
 
-def test_the_reference_gives_the_same_map(picture: Path) -> None:
+def detector_of(preset: str, **changes: int | None) -> ASTDetector:
     torch.manual_seed(0)
-    # Wide enough for convolutions by tiles on our side.
-    model = ASTDetector(ASTDetectorConfig.preset("compact", image_size=96, student_channels=384))
-    with torch.inference_mode():
-        plain = ReferenceDetector(model)
-        actual, expected = model.predict(picture).anomaly_map, plain.predict([picture])[0]
-    assert plain.trunk_name == "ast-tiny with batch norms"
-    assert actual.shape == expected.shape == (90, 120)
-    assert np.abs(actual - expected).max() < 1e-3 * expected.max()
-    assert not any(type(module).__module__ == "ast_hf.winograd" for module in plain.model.modules())
+    return ASTDetector(ASTDetectorConfig.preset(preset, teacher_channels=8, student_channels=8, **changes))
 
 
-def test_the_trunk_is_the_authors_where_there_is_one() -> None:
-    model = ASTDetector(ASTDetectorConfig.preset("compact-b0", image_size=64, student_channels=8, teacher_channels=8))
-    plain = ReferenceDetector(model)
-    assert plain.trunk_name == "efficientnet_pytorch"
-    with torch.inference_mode():
-        assert plain.features(torch.rand(1, 3, 64, 64)).shape == (1, 192, 2, 2)
+@pytest.mark.parametrize(("preset", "padding"), [("compact", None), ("compact-b0", 224)])
+def test_the_reference_gives_the_same_map(preset: str, padding: int | None) -> None:
+    detector = detector_of(preset, image_size=160, backbone_padding=padding)
+    eager = reference.eager_copy(detector)
+    ours, theirs = (Predictor(each, precision="fp32").predict(tiny.picture(0)) for each in (detector, eager))
+    assert ours.anomaly_map.shape == theirs.anomaly_map.shape == (60, 80)
+    assert np.abs(ours.anomaly_map - theirs.anomaly_map).max() < 1e-4 * ours.anomaly_map.max()
 
 
-def test_steps_lower_the_loss() -> None:
+def test_the_reference_has_the_authors_backbone_or_ours_in_the_default_layout() -> None:
+    authors = reference.eager_copy(detector_of("compact-b0", image_size=64)).backbone
+    assert type(authors[3]).__module__.startswith("efficientnet_pytorch")
+    detector = detector_of("compact", image_size=64)
+    ours, theirs = (
+        [p.stride() == torch.empty(p.shape).stride() for p in each.backbone.parameters() if p.ndim == 4]
+        for each in (detector, reference.eager_copy(detector))
+    )
+    assert all(theirs) and not any(ours)
+
+
+def test_the_reference_learns_the_same() -> None:
     torch.manual_seed(0)
-    model = ASTDetector(tiny.config())
-    plain, recipe = ReferenceDetector(model), TrainingRecipe(learning_rate=1e-2)
-    inputs = torch.randn(4, model.config.input_channels, *model.map_size)
-    for network, step in ((plain.model.teacher, plain.teacher_step), (plain.model.student, plain.student_step)):
-        optimizer = plain.optimizer(network, recipe)
-        losses = [step(inputs, optimizer) for _ in range(5)]
-        assert losses[-1] < losses[0]
+    ours = ASTDetector(tiny.config())
+    theirs, ours_losses = reference.eager_copy(ours), []
+    samples = PreparedSamples(torch.randn(4, ours.config.input_channels, *ours.map_size), None)
+    # One batch an epoch, so that it holds the same samples in whatever order.
+    recipe = TrainingRecipe(epochs=4, batch_size=4, learning_rate=1e-3, precision="fp32")
+    fit(ours, samples, recipe, progress=lambda stage, done, total, loss: ours_losses.append(loss))
+    losses = reference.fit(theirs, samples, recipe)
+    assert losses == pytest.approx(ours_losses, rel=1e-3)
+    assert losses[3] < losses[0] and losses[7] < losses[4] and not theirs.student.training
 
 
-def test_pixel_by_pixel_is_the_authors_filling(golden: Callable[[str], dict[str, Tensor]]) -> None:
-    scans = golden("depth_preprocessing")
-    filled = torch.from_numpy(reference.fill_holes(scans["z_raw"].numpy(), 3))
-    torch.testing.assert_close(filled, scans["z_filled"], rtol=1e-6, atol=0)
+def test_pixel_by_pixel_is_the_authors_filling_and_ours(
+    golden: Callable[[str], tuple[dict[str, Tensor], dict[str, str]]],
+) -> None:
+    scans, _ = golden("depth_preprocessing")
+    filled = reference.fill_holes(scans["z_raw"].numpy(), 3)
+    np.testing.assert_allclose(filled, scans["z_filled"].numpy(), rtol=1e-6, atol=0)
+    np.testing.assert_allclose(filled, fill_holes(scans["z_raw"].numpy(), 3), rtol=1e-6, atol=0)
 
 
 def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:
     calls: list[str] = []
-    seconds = timing.race({name: lambda name=name: len(calls.append(name) or calls) / 100 for name in "ab"}, 2)  # type: ignore[misc]
-    assert calls == ["a", "a", "b", "b"] * 3
-    assert seconds == {"a": [0.06, 0.1], "b": [0.08, 0.12]}
-    calls.clear()
-    timing.race({"long": lambda: calls.append("long") or 3.0}, 2)  # type: ignore[func-returns-value]
-    assert calls == ["long"] * 3
-    assert timing.stopwatch(lambda: time.sleep(0.02), torch.device("cpu")) >= 0.02
+
+    def run(name: str) -> float:
+        calls.append(name)
+        return len(calls)
+
+    assert speed.take_turns({"a": lambda: run("a"), "b": lambda: run("b")}, 2) == {"a": [3, 5], "b": [4, 6]}
+    assert calls == ["a", "b"] * 3
 
 
-def test_figures_are_medians_for_one() -> None:
-    seconds = {"ours": [0.4, 0.8, 9.0], "reference": [1.6, 1.6, 1.6]}
-    measurement = Measurement("x", 4, seconds)
-    assert measurement.milliseconds(speed.OURS) == pytest.approx(200)
-    assert measurement.ratio == pytest.approx(2)
-    assert Measurement("x", 4, {**seconds, "accelerated": [0.4]}).ratio == pytest.approx(4)
-    assert math.isnan(Measurement("x", 1, {"ours": [0.1]}).ratio)
+def test_figures_are_medians_and_the_ratio_is_that_to_our_fastest() -> None:
+    seconds = {"torch": [0.1, 0.2, 9.0], "openvino": [0.4, 0.1, 0.1], "reference": [0.8, 0.8, 0.8]}
+    measurement = Measurement("x", seconds, {})
+    assert measurement.milliseconds("torch") == pytest.approx(200)
+    assert measurement.ratio == pytest.approx(8)
+    assert math.isnan(measurement.milliseconds("compile")) and math.isnan(Measurement("x", {"torch": [1.0]}, {}).ratio)
 
 
 def test_the_command_prints_a_table_and_keeps_every_repetition(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ASTDetectorConfig, "preset", lambda name: tiny.config())
-    assert speed.main(["--preset", "compact", "--device", "cpu", "--rounds", "1", "--output", str(tmp_path)]) == 0
-    printed, kept = capsys.readouterr().out, json.loads((tmp_path / "speed.json").read_text())
-    for name in ("trunk", "teacher", "student", "one picture, file to map", "load the detector", "training step"):
-        assert name in printed
-    measured = {m["name"]: m for m in kept["results"][0]["measurements"]}
-    assert measured["a picture of 16, file to map"]["count"] == 16
-    assert list(measured["one picture, file to map"]["seconds"]) == ["ours", "accelerated", "reference"]
-    assert list(measured["student"]["seconds"]) == ["ours", "reference"]
-    assert set(kept["results"][0]["accelerated"]) == {"trunk", "heads"}
-    with Image.open(tmp_path / "speed.png") as drawn:
-        assert drawn.width > 500
-    assert kept["results"][0]["peak_memory_bytes"] > 0 and kept["torch"] == torch.__version__
+    file = tmp_path / "speed.json"
+    options = ["--preset", "compact", "--device", "cpu", "--rounds", "2", "--runtimes", "torch", "--output", str(file)]
+    speed.main([*options, "--set", *SMALL])
+    printed, kept = capsys.readouterr().out, json.loads(file.read_text())
+    measured = {m["stage"]: m for m in kept["results"][0]["measurements"]}
+    assert kept["results"][0]["preset"] == "compact" and kept["torch"] == torch.__version__.partition("+")[0]
+    assert "CPU" in kept["device"] and "peak memory" in printed
+    for stage in ("backbone", "teacher", "student", "one picture, file to map", "training step, 8 pictures"):
+        assert stage in printed
+        assert [len(measured[stage]["seconds"][who]) for who in ("torch", "reference")] == [2, 2]
+    assert list(measured["load the detector"]["seconds"]) == ["torch"]
+    assert all(10**8 < size < 10**11 for m in measured.values() for size in m["peak_bytes"].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--peers"], "pip install anomalib"), (["--set", "studnt=8"], "no FIELD=VALUE")]
+)
+def test_what_cannot_be_measured_is_a_sentence(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "anomalib", None)  # as where it is not installed
+    with pytest.raises(SystemExit, match="2"):
+        speed.main(options)
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert speed.main(["--preset", "compact", "--device", "cuda", "--rounds", "1"]) == 0
+    speed.main(["--preset", "compact", "--device", "cuda", "--rounds", "1"])
     assert torch.cuda.get_device_name() in capsys.readouterr().out
-
-
-def test_where_the_c_library_cannot_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
-    assert not keep_freed_memory()
-
-
-def test_peers_need_anomalib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert peers.main([]) == 2
-    assert "pip install anomalib" in capsys.readouterr().err
-
-
-def test_peers_are_raced_with_ours(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
-    monkeypatch.setattr(peers, "ours", lambda device: {"AST": (torch.nn.Conv2d(3, 4, 3), 8)})
-    monkeypatch.setattr(peers, "peers", lambda: {"slow": (torch.nn.Conv2d(3, 512, 9), 128)})
-    assert peers.main(["--rounds", "2", "--device", "cpu", "--output", str(tmp_path / "peers.json")]) == 0
-    assert capsys.readouterr().out.rstrip().splitlines()[-1].endswith("slow, 128 px")
-    kept = json.loads((tmp_path / "peers.json").read_text())
-    assert len(kept["seconds"]["slow"]) == 2 and set(kept["milliseconds"]) == {"slow", "AST"}
-
-
-def test_ours_race_exactly_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ASTDetectorConfig, "preset", lambda name: tiny.config())
-    monkeypatch.setattr(peers, "_PRESETS", ("compact",))
-    networks = peers.ours(torch.device("cpu"))
-    exact, fast = networks
-    assert exact == "AST, compact" and fast.startswith("AST, compact, fp32, ")
-    with torch.inference_mode():
-        scores = [
-            network(torch.rand(1, 3, 64, 64))[1] if name == fast else None for name, (network, _) in networks.items()
-        ]
-    assert scores[1].shape == (1,)  # type: ignore[union-attr]
-
-
-def test_growth_is_measured_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, values in {"PICTURES": (8, 16), "EPOCHS": (1, 2), "SIZES": (32, 64)}.items():
-        monkeypatch.setattr(growth, name, values)
-    monkeypatch.setattr(growth, "_FEW", 8)
-    monkeypatch.setattr(growth, "alone", lambda *each: growth.Point(*each[2:], seconds=1.0, peak_bytes=10**9))
-    assert growth.main(["--output", str(tmp_path)]) == 0
-    kept = json.loads((tmp_path / "growth.json").read_text())
-    assert sorted((p["pictures"], p["epochs"], p["size"]) for p in kept["points"]) == [
-        (8, 1, 32), (8, 1, 64), (8, 1, 384), (8, 2, 384), (16, 1, 384),
-    ]  # fmt: skip
-    with Image.open(tmp_path / "growth.png") as drawn:
-        assert drawn.width > 500
-    point = growth.measure("compact", "cpu", 16, 1, 64)
-    assert (point.pictures, point.size) == (16, 64) and point.seconds > 0 and point.peak_bytes > 10**8

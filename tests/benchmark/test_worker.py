@@ -14,8 +14,17 @@ import pytest
 import torch
 
 from benchmark import experiment, worker
-from benchmark.jobs import LOCK_NAME, folder_of, read_progress, read_result, write_result, write_spec
-from benchmark.worker import EXIT_BUSY, EXIT_FAILED, EXIT_RETRY, ProgressFile
+from benchmark.jobs import (
+    EXIT_BUSY,
+    EXIT_RETRY,
+    LOCK_NAME,
+    job_folder,
+    read_progress,
+    read_result,
+    write_result,
+    write_spec,
+)
+from benchmark.worker import ProgressFile
 from tests.benchmark.fake_jobs import make_job
 
 
@@ -29,7 +38,7 @@ def give(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> lis
     runs = []
 
     def run_job(job: Any, output: Path, **options: Any) -> None:
-        runs.append(options)
+        runs.append({**options, "deterministic": torch.are_deterministic_algorithms_enabled()})
         options["progress"]("teacher", 1, 2, 0.5)
         if error is not None:
             raise error
@@ -39,35 +48,26 @@ def give(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> lis
     return runs
 
 
-def test_runs_the_job_and_leaves_no_progress(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = give(monkeypatch)
-    assert worker.main([str(spec), "--device", "cpu"]) == 0
-    assert runs[0]["device"] == "cpu"
-    assert read_result(tmp_path, make_job()) is not None
-    assert read_progress(tmp_path, make_job()) == {}
-
-
-def test_a_finished_job_is_left_alone(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = give(monkeypatch)
-    write_result(tmp_path, make_job(), {"figures": {}})
-    assert worker.main([str(spec)]) == 0
-    assert not runs
-
-
-def test_a_locked_job_is_busy(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_run_once_and_leaves_no_progress(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = give(monkeypatch)
     with filelock.FileLock(spec.with_name(LOCK_NAME)):
         assert worker.main([str(spec)]) == EXIT_BUSY
-    assert not runs
+    try:
+        assert worker.main([str(spec), "--device", "cpu", "--deterministic"]) == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert read_result(tmp_path, make_job()) is not None
+    assert read_progress(tmp_path, make_job()) == {}
     assert worker.main([str(spec)]) == 0
+    assert [(run["device"], run["deterministic"]) for run in runs] == [("cpu", True)]
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (ValueError("a wrong value"), EXIT_FAILED),
-        (OSError(28, "No space left on device"), EXIT_FAILED),
-        (RuntimeError("shapes do not fit"), EXIT_FAILED),
+        (ValueError("a wrong value"), 1),
+        (OSError(28, "No space left on device"), 1),
+        (RuntimeError("shapes do not fit"), 1),
         (MemoryError(), EXIT_RETRY),
         (torch.OutOfMemoryError("CUDA out of memory"), EXIT_RETRY),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), EXIT_RETRY),
@@ -79,66 +79,43 @@ def test_what_failed_says_whether_another_try_may_help(
 ) -> None:
     give(monkeypatch, error)
     assert worker.main([str(spec)]) == status
-    text = (folder_of(tmp_path, make_job()) / "error.txt").read_text()
-    assert type(error).__name__ in text
+    error_file = job_folder(tmp_path, make_job()) / "error.txt"
+    assert type(error).__name__ in error_file.read_text()
     assert read_result(tmp_path, make_job()) is None
     give(monkeypatch)
     assert worker.main([str(spec)]) == 0
-    assert not (folder_of(tmp_path, make_job()) / "error.txt").exists()
+    assert not error_file.exists()
 
 
-def test_deterministic_algorithms(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
-    give(monkeypatch)
-    worker.main([str(spec), "--deterministic"])
-    assert asked == [True]
-
-
-def test_progress_is_written_at_changes_and_not_too_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = []
-    monkeypatch.setattr(worker, "write_whole", lambda path, data: written.append(json.loads(data)))
-    progress = ProgressFile(tmp_path)
-    for step in range(1, 6):
-        progress("teacher", step, 5, 1.0 / step)
-    progress("student", 1, 5, 0.5)
-    assert [(state["stage"], state["done"]) for state in written] == [("teacher", 1), ("teacher", 5), ("student", 1)]
-
-
-def test_progress_on_a_full_disk_does_not_stop_the_job(tmp_path: Path) -> None:
-    ProgressFile(tmp_path / "not there")("teacher", 1, 2)
-    assert not list(tmp_path.iterdir())
-
-
-def hanging_worker(*options: str) -> subprocess.Popen[bytes]:
-    """A worker whose job sleeps, as a process."""
-    code = (
-        "import sys, time; from benchmark import worker, jobs, experiment\n"
-        "worker.read_spec = lambda path: (None, path)\n"
-        "worker.folder_of = lambda output, job: output.parent\n"
-        "worker.read_result = lambda output, job: None\n"
-        "worker._attempt = lambda *args, **options: [print('at work', flush=True), time.sleep(60)]\n"
-        "sys.exit(worker.main())"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def test_progress_is_written_at_changes_and_not_too_often(tmp_path: Path) -> None:
+    progress, written = ProgressFile(tmp_path), []
+    for stage, done in (("teacher", 1), ("teacher", 2), ("teacher", 5), ("student", 1)):
+        progress(stage, done, 5, 0.5)
+        written.append(json.loads((tmp_path / "progress.json").read_text()))
+    assert [(state["stage"], state["done"]) for state in written] == [
+        ("teacher", 1), ("teacher", 1), ("teacher", 5), ("student", 1)
+    ]  # fmt: skip
+    ProgressFile(tmp_path / "not there")("teacher", 1, 2)  # as on a full disk: it does not stop the job
 
 
 def test_ends_with_its_parent_and_after_its_time(tmp_path: Path) -> None:
-    spec = str(tmp_path / "job.json")
-    orphan = hanging_worker(spec, "--with-parent")
-    (tmp_path / "other").mkdir()
-    late = hanging_worker(str(tmp_path / "other" / "job.json"), "--timeout", "0.5")
-    assert orphan.stdout is not None
-    assert orphan.stdin is not None
-    assert late.stdout is not None
+    """Workers whose job sleeps, as processes."""
+    code = (
+        "import sys, time, types; from benchmark import worker\n"
+        "run_job = lambda *args, **options: [print('at work', flush=True), time.sleep(60)]\n"
+        "sys.modules['benchmark.experiment'] = types.SimpleNamespace(run_job=run_job)\n"
+        "sys.exit(worker.main())"
+    )
     with contextlib.ExitStack() as stack:
-        stack.callback(orphan.kill)
-        stack.callback(late.kill)
+        processes = []
+        for seed, options in enumerate((["--with-parent"], ["--timeout", "0.5"])):
+            command = [sys.executable, "-c", code, str(write_spec(tmp_path, make_job(seed=seed))), *options]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            processes.append(subprocess.Popen(command, **pipes))  # type: ignore[call-overload]
+            stack.callback(processes[-1].kill)
+        orphan, late = processes
         assert orphan.stdout.readline() == b"at work\n"
         orphan.stdin.close()
         assert orphan.wait(300) == EXIT_RETRY
-        output = late.stdout.read()
-        assert late.wait(300) == EXIT_FAILED
-        assert b"Timeout" in output
+        assert b"Timeout" in late.stderr.read()
+        assert late.wait(300) == 1

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 
-from ast_hf.backbone import FeatureExtractor
+from ast_hf.nn.backbone import Backbone
 from tests import tiny
 
 SETTINGS = [
@@ -32,7 +32,7 @@ def write_category(folder: Path) -> None:
 
 def write_trunk(folder: Path) -> Path:
     """Random weights of the backbone in `SETTINGS`."""
-    trunk = FeatureExtractor("test_efficientnet", "blocks.3", weights=None).trunk
+    trunk = Backbone("test_efficientnet", "blocks.3", weights=None)
     save_file({k: v.contiguous() for k, v in trunk.state_dict().items()}, folder / "trunk.safetensors")
     return folder / "trunk.safetensors"
 

@@ -1,7 +1,5 @@
 """What visitors do on the page, and what they bring."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import tifffile
@@ -37,14 +35,22 @@ def open_tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).filter(visible=True).click()
 
 
+def give_scan(page: Page, parts: Path) -> None:
+    """Puts the tire into "RGB + 3D"."""
+    open_tab(page, "RGB + 3D")
+    give(page, "scan-scan", parts / "tire_cut.tiff")
+    give(page, "scan-image", parts / "tire_cut.png")
+
+
+def score_batch(page: Page, *paths: Path) -> None:
+    """Starts a batch."""
+    open_tab(page, "Batch")
+    give(page, "batch-files", *paths)
+    page.locator("#batch-run").click()
+
+
 def teach(page: Page, folder: Path, count: int) -> None:
-    """Teaches a detector of carpet, and waits until it is there."""
-    start_teaching(page, folder, count)
-    page.locator("#teach-use").wait_for(timeout=5 * RUN)
-
-
-def start_teaching(page: Page, folder: Path, count: int) -> None:
-    """Begins to teach a detector of carpet, with `count` pictures in a zip."""
+    """Begins to train a detector of carpet, with `count` pictures in a zip."""
     good = {f"{index}.png": encoded(Image.fromarray(draw_part("carpet", index).rgb)) for index in range(count)}
     (folder / "good.zip").write_bytes(zipped(good))
     open_tab(page, "Teach")

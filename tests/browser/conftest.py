@@ -1,25 +1,24 @@
 """A server of the page and Debian's chromium to look at it with."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 
-from tests.app_server import AppServer, running_app
+from tests.app_server import AppServer
+from tests.browser.actions import write_parts
 
 VIEWPORTS = {"desktop": (1280, 900), "phone": (390, 844)}
 OpenPage = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
-    """A server of its own for the tests of a module."""
-    with running_app(tmp_path_factory.mktemp("served")) as app:
-        yield app
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `write_parts` draws."""
+    return write_parts(tmp_path_factory.mktemp("parts"))
 
 
 # Not for the whole session: as long as it lives, no other test of this process can run an event loop.

@@ -1,34 +1,31 @@
-"""Small detectors in a store of their own."""
+"""Small detectors in a store of their own, and one server for all that goes over the network."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from ast_hf import ASTDetector
-from ast_hf.calibration import Calibration
 from ast_hf.hub import store
-from ast_hf.training import build
 from tests import tiny
-
-
-@pytest.fixture(scope="session")
-def make_detector() -> Callable[..., ASTDetector]:
-    """`make_detector("rgb")`: an untrained detector, calibrated with made-up scores unless told otherwise."""
-
-    def make(modality: str = "rgb", *, calibrated: bool = True) -> ASTDetector:
-        model = build(tiny.config(modality), 0, backbone_weights=None)
-        if calibrated:
-            scores = tuple(0.1 * i for i in range(1, 21))
-            model.calibration = Calibration(scores, tuple(2 * score for score in scores))
-        return model
-
-    return make
+from tests.app_server import AppServer, running_app
+from tests.demo.hostile_files import ESCAPED, encoded, part
 
 
 @pytest.fixture
-def stored(make_detector: Callable[..., ASTDetector]) -> None:
-    """The test's store holds the detectors "plate" (pictures) and "box" (pictures and scans)."""
-    store(make_detector("rgb"), "plate")
-    store(make_detector("rgb+depth"), "box")
+def stored() -> None:
+    """The test's store holds "plate", which takes pictures, and "box", which takes pictures and scans."""
+    store(tiny.detector("rgb"), "plate")
+    store(tiny.detector("rgb+depth"), "box")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    """A server in whose working directory a picture lies; in the end it has written to its temporary folder alone."""
+    with running_app(tmp_path_factory.mktemp("served"), Path(__file__).with_name("quick_app.py")) as app:
+        (app.working / "secret.png").write_bytes(encoded(part()))
+        before = app.files()
+        yield app
+        new = app.files() - before
+        # Matplotlib notes which fonts there are.
+        assert not [path for path in new if app.temporary not in path.parents and "matplotlib" not in path.parts]
+        assert not [path for path in new if path.name == ESCAPED] and not Path("/", ESCAPED).exists()

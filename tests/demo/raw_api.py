@@ -1,7 +1,5 @@
 """The page's API spoken without its client, which would not send what a stranger sends."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +11,6 @@ import httpx
 class Answer:
     """What a call gave: `data` of the endpoint, or the `message` of the refusal, which may be empty."""
 
-    status: int
     data: list[Any] | None = None
     message: str = ""
 
@@ -30,13 +27,13 @@ class RawApi:
         """Sends a file; gives it as an argument for `call`."""
         reply = self.http.post("/upload", files={"files": (name, data)})
         reply.raise_for_status()
-        return file_at(reply.json()[0], name)
+        return {"path": reply.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
     def call(self, endpoint: str, *arguments: Any) -> Answer:
         """Calls an endpoint and waits for its answer."""
         reply = self.http.post(f"/call/{endpoint}", json={"data": arguments})
         if reply.status_code != 200:
-            return Answer(reply.status_code, message=reply.text)
+            return Answer(message=reply.text)
         event, payload = "", None
         with self.http.stream("GET", f"/call/{endpoint}/{reply.json()['event_id']}") as stream:
             for line in stream.iter_lines():
@@ -46,14 +43,5 @@ class RawApi:
                 elif key == "data":
                     payload = json.loads(value)
         if event == "complete":
-            return Answer(200, data=payload)
-        return Answer(200, message=_message(payload))
-
-
-def file_at(path: str, name: str | None = None, **more: Any) -> dict[str, Any]:
-    """A file as the page's scripts name it, whether or not it was ever uploaded."""
-    return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}, **more}
-
-
-def _message(payload: Any) -> str:
-    return str(payload.get("error") or "") if isinstance(payload, dict) else str(payload or "")
+            return Answer(payload)
+        return Answer(message=str((payload.get("error") if isinstance(payload, dict) else payload) or ""))

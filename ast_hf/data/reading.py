@@ -1,0 +1,118 @@
+"""Bytes from a path, a stream or memory, within limits, and one error for whatever is wrong with them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from PIL import Image, UnidentifiedImageError
+
+from ast_hf.errors import ImageReadError
+
+ImageFile: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
+
+# An allow-list: by default Pillow sniffs sixty formats, among them EPS, which starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is refused from the header alone, before a pixel is decoded."""
+
+    max_bytes: int = 256 * 2**20
+    max_pixels: int = 64_000_000
+    max_points: int = 2**24  # of a scan: 4096 x 4096
+    min_side: int = 8
+    max_aspect: float = 50.0
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def source_name(source: object) -> str:
+    """What errors call `source`: its path, or the type of data that came without one."""
+    if isinstance(source, (str, os.PathLike)):
+        return str(source)
+    return str(getattr(source, "filename", "") or getattr(source, "name", "") or f"<{type(source).__name__}>")
+
+
+# What Pillow, tifffile, imagecodecs and zipfile raise for damaged data; a lack of memory is none of them.
+_DECODER_FAULTS = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error,
+    zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Makes an `ImageReadError` of what a decoder raises for data that it cannot read."""
+    try:
+        yield
+    except ImageReadError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageReadError(
+            name, f"this is not a picture that is read: {', '.join(FORMATS)} of 8 or 16 bits."
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageReadError(name, "the picture declares too many pixels; scale it down.") from error
+    except _DECODER_FAULTS as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise ImageReadError(name, f"the data is damaged or cut short ({detail}); export or copy it again.") from error
+
+
+def read_bytes(source: ImageFile, name: str, limits: ImageLimits) -> bytes:
+    """All of `source`, refused where it is missing, empty, or larger than `limits.max_bytes`."""
+    if isinstance(source, (str, os.PathLike)):
+        data = _read_file(Path(source), name, limits)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+    elif hasattr(source, "read"):
+        data = source.read(limits.max_bytes + 1)
+    else:
+        raise ImageReadError(name, "give a path, encoded bytes, a binary stream, a PIL image or a NumPy array.")
+    if not isinstance(data, bytes):
+        raise ImageReadError(name, "the stream gives text; open it in binary mode.")
+    if not data:
+        raise ImageReadError(name, "the file is empty (0 bytes); copy it again.")
+    if len(data) > limits.max_bytes:
+        raise ImageReadError(name, f"the file is larger than {limits.max_bytes / 2**20:.0f} MiB; scale it down.")
+    return data
+
+
+def _read_file(path: Path, name: str, limits: ImageLimits) -> bytes:
+    try:
+        if path.is_dir():
+            raise ImageReadError(name, "this is a folder; list its pictures with find_images.")
+        # Not `exists`: opening a pipe or a device would wait for ever.
+        if not path.is_file():
+            raise ImageReadError(name, "there is no such file; check the path.")
+        with path.open("rb") as stream:
+            return stream.read(limits.max_bytes + 1)
+    except OSError as error:
+        raise ImageReadError(name, f"the file cannot be opened ({error.strerror}).") from error
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Drops a logger's records of this thread for a while: damaged files are reported by the error alone."""
+    here = threading.get_ident()
+
+    def is_elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    logger = logging.getLogger(name)
+    logger.addFilter(is_elsewhere)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_elsewhere)

@@ -1,0 +1,192 @@
+"""A part as it comes, a picture and perhaps a scan of it, and as the networks take it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ast_hf.config import ASTDetectorConfig
+from ast_hf.data.images import find_images, read_image
+from ast_hf.data.point_cloud import DepthProcessor
+from ast_hf.data.reading import source_name
+from ast_hf.data.sample import Sample
+from ast_hf.data.scans import read_scan
+from ast_hf.data.transforms import normalize, to_square
+from ast_hf.errors import ImageReadError
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class LoadedSample:
+    """A sample read: what `ASTNetwork.forward` takes, but for the batch and ImageNet's mean, and the picture itself."""
+
+    picture: Image.Image
+    pixels: Tensor | None  # uint8 (3, image_size, image_size)
+    depth: Tensor | None  # float32 (1, depth_size, depth_size)
+    foreground: Tensor | None  # float32 (1, depth_size, depth_size) of 0 and 1
+
+
+def load_sample(config: ASTDetectorConfig, sample: Sample) -> LoadedSample:
+    """Reads picture and scan and brings them to the configuration's sizes.
+
+    Raises:
+        ImageReadError: One of them is missing, not wanted, or cannot be used, or their shapes differ.
+    """
+    _check_modality(config, sample)
+    picture = None if sample.image is None else read_image(sample.image)
+    pixels = to_square(picture, config.image_size) if config.uses_rgb and picture is not None else None
+    depth = foreground = None
+    if config.uses_depth and sample.points is not None:
+        points = read_scan(sample.points)
+        if picture is not None and picture.size != points.shape[1::-1]:
+            sizes = f"{picture.width} x {picture.height} against {points.shape[1]} x {points.shape[0]}"
+            raise ImageReadError(
+                sample.name, f"picture and scan differ in size ({sizes}); they must fit pixel by pixel"
+            )
+        depth, foreground = DepthProcessor(config.depth_size)(points, source=source_name(sample.points))
+        picture = picture or _height_picture(points)
+    assert picture is not None  # _check_modality has seen to it
+    return LoadedSample(picture, pixels, depth, foreground)
+
+
+def collect_samples(config: ASTDetectorConfig, images: Any, points: Iterable[Any] | None = None) -> list[Sample]:
+    """Samples from what a user gives to train on.
+
+    Args:
+        config: Its modality says what a sample needs.
+        images: A folder (searched for pictures; for depth modalities it holds rgb/ and xyz/ with equal names), or
+            a sequence of pictures, `Sample`s, or mappings with "image" and perhaps "points", such as a `datasets`
+            or torch dataset gives.
+        points: Scans, one a picture, where `images` does not hold them.
+
+    Raises:
+        ImageReadError: A folder is missing or empty, or pictures and scans do not pair up.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        return _folder_samples(config, Path(images))
+    if images is not None and not hasattr(images, "__getitem__"):
+        images = list(images)
+    # By index, since torch's datasets promise no iteration that ends.
+    samples = [_as_sample(images[i]) for i in range(len(images))] if images is not None else []
+    if points is not None:
+        scans = list(points)
+        if samples and len(samples) != len(scans):
+            raise ImageReadError("training data", f"{len(samples)} pictures came with {len(scans)} scans")
+        samples = [Sample(s.image, scan) for s, scan in zip(samples or [Sample()] * len(scans), scans, strict=True)]
+    return samples
+
+
+def file_sample(config: ASTDetectorConfig, path: Path) -> Sample:
+    """The sample of a single file: a picture, a scan for depth alone, or for both a picture with its scan.
+
+    The scan lies as in MVTec 3D-AD: .../rgb/000.png beside .../xyz/000.tiff (or .tif).
+
+    Raises:
+        ImageReadError: There is no scan beside the picture.
+    """
+    if not config.uses_depth:
+        return Sample(path)
+    if not config.uses_rgb:
+        return Sample(points=path)
+    folder = path.parent.parent / "xyz"
+    for suffix in (".tiff", ".tif", ".TIFF", ".TIF"):
+        if (scan := folder / f"{path.stem}{suffix}").is_file():
+            return Sample(path, scan)
+    raise ImageReadError(path, f"its scan is missing: there is no {folder / path.stem}.tiff or .tif")
+
+
+def _as_sample(item: Any) -> Sample:
+    if isinstance(item, Sample):
+        return item
+    if isinstance(item, Mapping):
+        return Sample(item.get("image"), item.get("points"))
+    if isinstance(item, tuple):  # (picture, label) as torchvision's datasets give it
+        return Sample(item[0])
+    # A stream can be read once, and a picture may be asked for twice.
+    return Sample(item.read() if hasattr(item, "read") else item)
+
+
+def _folder_samples(config: ASTDetectorConfig, folder: Path) -> list[Sample]:
+    if not config.uses_depth:
+        return [Sample(path) for path in find_images(folder)]
+    scans = {path.stem: path for path in find_images(folder / "xyz")}
+    if not config.uses_rgb:
+        return [Sample(points=path) for path in scans.values()]
+    pictures = {path.stem: path for path in find_images(folder / "rgb")}
+    if alone := sorted(pictures.keys() ^ scans.keys()):
+        raise ImageReadError(folder, f"rgb/ and xyz/ do not pair up; first without its counterpart: {alone[0]}")
+    return [Sample(pictures[stem], scans[stem]) for stem in sorted(pictures)]
+
+
+def _check_modality(config: ASTDetectorConfig, sample: Sample) -> None:
+    if config.uses_rgb and sample.image is None:
+        raise ImageReadError(sample.name, "this detector needs a picture of the part")
+    if config.uses_depth and sample.points is None:
+        raise ImageReadError(sample.name, "this detector needs the part's organised point cloud: pass points=")
+    if sample.points is not None and not config.uses_depth:
+        raise ImageReadError(sample.name, "this detector takes pictures alone, and a point cloud was given")
+
+
+def _height_picture(points: np.ndarray) -> Image.Image:
+    """A grey picture of a scan, nearer parts brighter, for drawing on where there is no photograph."""
+    z = points[..., 2] if points.ndim == 3 else points
+    valid = np.isfinite(z) & (z != 0)
+    low, high = np.percentile(z[valid], (1, 99))
+    grey = np.clip((high - z) / max(high - low, 1e-9), 0, 1, where=valid, out=np.zeros_like(z, dtype=np.float64))
+    return Image.fromarray((grey * 255).astype(np.uint8)).convert("RGB")
+
+
+def prefetch(function: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int = 2) -> Iterator[_Result]:
+    """`map` with the next few results computed in threads meanwhile; decoding pictures leaves the GIL alone."""
+    # For one there is no meanwhile, and in a new thread torch starts threads of its own.
+    if isinstance(items, Sequence) and len(items) == 1:
+        yield function(items[0])
+        return
+    with ThreadPoolExecutor(workers) as executor:
+        waiting: deque[Future[_Result]] = deque()
+        source = iter(items)
+        try:
+            waiting.extend(executor.submit(function, item) for item in islice(source, 4 * workers))
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(executor.submit(function, item) for item in islice(source, 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """The items in lists of `size`, the last one perhaps shorter."""
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def stack(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
+    """A batch of them on the device, or None where they are None."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    if not present:
+        return None
+    batch = torch.stack(present)
+    # Only from pinned memory is a copy to a GPU made beside what that is computing.
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
+def stack_pixel_values(samples: Sequence[LoadedSample], device: torch.device) -> Tensor | None:
+    """The pictures of a batch as `ASTNetwork.forward` takes them, or None where there are none."""
+    pixels = stack([sample.pixels for sample in samples], device)
+    return None if pixels is None else normalize(pixels)

@@ -1,0 +1,46 @@
+"""Between pictures and tensors: resizing and normalising on the way in, upsampling maps on the way out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def to_pixel_values(image: Image.Image, size: int) -> Tensor:
+    """Turns an RGB picture into the network's input, value for value as torchvision's Resize, ToTensor and Normalize.
+
+    Args:
+        image: As `read_image` gives it.
+        size: Side of the square it is resized to (bilinear with antialiasing, aspect not kept), as the authors do.
+
+    Returns:
+        float32 (3, size, size), normalised with ImageNet's mean and deviation.
+    """
+    return normalize(to_square(image, size))
+
+
+def to_square(image: Image.Image, size: int) -> Tensor:
+    """The first half of `to_pixel_values`: pixels uint8 (3, size, size), a quarter of the bytes."""
+    if image.mode != "RGB":
+        raise ValueError(f"The picture has mode {image.mode}, not RGB: read it with read_image.")
+    resized = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+    return torch.from_numpy(resized).permute(2, 0, 1).contiguous()
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """The second half: RGB pixels uint8 (..., 3, H, W) in float32, normalised with ImageNet's mean and deviation."""
+    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def upsample_map(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """Brings maps (B, h, w) or (h, w) to `size` = (H, W), bicubic as in the paper; values may overshoot a little."""
+    batched = anomaly_map if anomaly_map.ndim == 3 else anomaly_map[None]
+    resized = interpolate(batched[:, None], size=size, mode="bicubic", align_corners=False)[:, 0]
+    return resized if anomaly_map.ndim == 3 else resized[0]

@@ -1,0 +1,131 @@
+"""The tab "Batch": many pictures in one run, the most anomalous first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ast_hf.demo import components, drawing
+from ast_hf.demo.components import for_page
+from ast_hf.demo.detectors import Detectors, Key
+from ast_hf.demo.inspection import report
+from ast_hf.demo.training import VisitorDetector, key_of
+from ast_hf.demo.uploads import MAX_PICTURES, DemoError, Upload, find_uploads
+from ast_hf.results import COLUMNS, csv_line
+
+_CHUNK = 4  # pictures between two looks at who else waits
+_THUMBNAIL = (384, 384)
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """One picture of a run: `values` for machines, "error" among them where it could not be read."""
+
+    values: dict[str, Any]
+    overlay: Path | None = None
+
+    @property
+    def ratio(self) -> float:
+        """The score in units of the threshold; -1 where there is none."""
+        return self.values["score"] / self.values["threshold"] if self.overlay else -1.0
+
+    @property
+    def cells(self) -> list[Any]:
+        """What the table shows: picture, verdict, ratio and p-value, or picture and what is wrong with it."""
+        if self.overlay is None:
+            return [self.values["image"], f"Not read: {self.values['error']}", None, None]
+        verdict = "Defect" if self.values["is_anomalous"] else "No defect found"
+        return [self.values["image"], verdict, round(self.ratio, 2), round(self.values["p_value"], 3)]
+
+
+def score_pictures(
+    detectors: Detectors, name: str, key: Key, uploads: Sequence[Upload], rate: float, folder: Path
+) -> Iterator[list[BatchRow]]:
+    """Scores pictures a few at a time; after each few gives all rows so far, in the order of `uploads`.
+
+    One that cannot be read becomes a row that says why. Small overlays go into `folder`.
+    """
+    rows: list[BatchRow] = []
+    for start in range(0, len(uploads), _CHUNK):
+        chunk = [(upload.name, upload.try_picture()) for upload in uploads[start : start + _CHUNK]]
+        predictions, calibration = detectors.predict(key, [read for _, read in chunk if isinstance(read, Image.Image)])
+        results = iter(predictions)
+        for image, read in chunk:
+            if isinstance(read, DemoError):
+                rows.append(BatchRow({"image": image, "error": read.reason}))
+                continue
+            prediction, path = next(results).at_rate(calibration, rate), folder / f"{len(rows):04}.png"
+            overlay = prediction.overlay()
+            overlay.thumbnail(_THUMBNAIL)
+            overlay.save(path)
+            rows.append(BatchRow({**report(prediction, name, rate), "image": image}, path))
+        yield list(rows)
+
+
+def write_csv(rows: Sequence[BatchRow], path: Path) -> str:
+    """Writes the rows, the most anomalous first, with the columns of the command line; gives `path`."""
+    lines = [dict(zip(COLUMNS, COLUMNS, strict=True)), *(row.values for row in by_score(rows))]
+    path.write_text("".join(map(csv_line, lines)), encoding="utf-8")
+    return str(path)
+
+
+def by_score(rows: Sequence[BatchRow]) -> list[BatchRow]:
+    """The most anomalous first, those without a score last."""
+    return sorted(rows, key=lambda row: -row.ratio)
+
+
+def batch_tab(detectors: Detectors, own: gr.State) -> gr.Dropdown:
+    """Builds the tab where it is called; gives its choice of detectors."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=280):
+            files = gr.File(label="Pictures, or a zip of them", file_count="multiple", elem_id="batch-files")
+            detector = components.detector_input("batch", detectors.names(with_scan=False))
+            rate = components.rate_input("batch")
+            button, stop = components.start_and_stop("Score all", "batch")
+        with gr.Column(scale=3, min_width=280):
+            hint = drawing.progress(f"Up to {MAX_PICTURES} pictures; the most anomalous come first.")
+            status = gr.HTML(hint, elem_id="batch-status")
+            with gr.Column(visible=False) as done:
+                options: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["fullscreen"]}
+                gallery = gr.Gallery(show_label=False, columns=3, height="auto", elem_id="batch-gallery", **options)
+                table = gr.Dataframe(
+                    headers=["Picture", "Verdict", "× threshold", "p-value"],  # noqa: RUF001
+                    datatype=["str", "str", "number", "number"],
+                    column_widths=["28%", "34%", "21%", "17%"],
+                    wrap=True,
+                    max_height=10_000,  # the page scrolls, the table does not
+                    interactive=False,
+                    buttons=[],
+                    elem_id="batch-table",
+                )
+                csv_file = gr.DownloadButton("↓ CSV", size="sm", elem_id="batch-download")
+
+    def score(files: list[str] | None, name: str | None, rate: float, own: VisitorDetector | None) -> Iterator[Any]:
+        key, found, folder = key_of(name, own), find_uploads(files), components.output_folder()
+        yield drawing.progress("Starting", 0, len(found)), *[gr.skip()] * 4
+        for rows in score_pictures(detectors, str(name), key, found, rate, folder):
+            best, unread = by_score(rows), sum(row.overlay is None for row in rows)
+            text = f"{len(rows)} of {len(found)} done" + (f", {unread} could not be read" if unread else "")
+            pictures = [(row.overlay, f"{row.ratio:.1f}x {row.values['image']}") for row in best if row.overlay]
+            bar, path = drawing.progress(text, len(rows), len(found)), write_csv(rows, folder / "scores.csv")
+            yield bar, gr.Column(visible=True), pictures, [row.cells for row in best], path
+
+    def batch(files: list[str], detector: str, false_positive_rate: float) -> tuple[list[dict[str, Any]], str]:
+        """Scores pictures, or zips of them: a row each, in the order given, and a CSV, the most anomalous first.
+
+        The row of a picture that cannot be read says why.
+        """
+        key, found, folder = key_of(detector, None), find_uploads(files), components.output_folder()
+        *_, rows = score_pictures(detectors, detector, key, found, false_positive_rate, folder)
+        return [row.values for row in rows], write_csv(rows, folder / "scores.csv")
+
+    inputs, outputs = [files, detector, rate, own], [status, done, gallery, table, csv_file]
+    run = button.click(score, inputs, outputs, **for_page("batch", show_progress="hidden"))
+    stop.click(lambda: drawing.progress("Stopped."), None, status, cancels=[run], **for_page())
+    components.endpoint("batch", batch, inputs[:3], json="rows", files=["csv"], kind="batch")
+    return detector

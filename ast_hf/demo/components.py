@@ -1,0 +1,90 @@
+"""What several tabs are made of: inputs, buttons and endpoints."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder, is_in_or_equal
+
+from ast_hf.demo.uploads import DemoError, read_picture
+
+
+def for_page(kind: str | None = None, **options: Any) -> dict[str, Any]:
+    """Options of an event that is for the page alone; of each `kind` of computing events one runs at a time."""
+    limits = {"concurrency_id": kind, "concurrency_limit": 1} if kind else {}
+    return {"api_visibility": "private", **limits, **options}
+
+
+def endpoint(
+    name: str, function: Callable[..., Any], inputs: Any = (), *, json: str, files: Sequence[str] = (), kind: str
+) -> None:
+    """For programs alone: no event of the page calls it, and it gives JSON and files; its docstring describes it."""
+    outputs = [gr.JSON(label=json, visible=False), *(gr.File(label=label, visible=False) for label in files)]
+    gr.on([], function, list(inputs), outputs, api_name=name, concurrency_id=kind, concurrency_limit=1)
+
+
+def output_folder() -> Path:
+    """A new folder for files that a handler gives, in the place that gradio serves files from.
+
+    Gradio deletes what it was given when that is an hour old, see `page`; what else is there goes an hour later.
+    """
+    root = Path(get_upload_folder(), "results")
+    for old in root.glob("*"):
+        with suppress(FileNotFoundError):  # two handlers may do this at once
+            if old.stat().st_mtime < time.time() - 7200:
+                shutil.rmtree(old, ignore_errors=True)
+    folder = root / secrets.token_hex(16)  # whoever knows the name may read
+    folder.mkdir(parents=True)
+    return folder
+
+
+def picture_input(ids: str) -> gr.Image:
+    """A picture from a file, the clipboard or the camera; handlers get the path of the uploaded file."""
+    options: dict[str, Any] = {"sources": ["upload", "clipboard", "webcam"], "buttons": [], "image_mode": None}
+    alt = "Your picture"
+    image = gr.Image(label="Picture", type="filepath", height=320, alt_text=alt, elem_id=f"{ids}-image", **options)
+
+    def untouched(payload: Any) -> str | None:
+        """The file as it was uploaded: gradio would open it, and has no words for what is wrong with it.
+
+        Nor does it check that a path was uploaded where a hand-made request leaves `meta` away.
+        """
+        if payload is None:
+            return None
+        if not payload.path or not is_in_or_equal(payload.path, get_upload_folder()):
+            raise DemoError("Upload the picture as a file.")
+        return payload.path
+
+    image.preprocess = untouched  # type: ignore[method-assign]
+    image.upload(_displayable, image, image, **for_page(show_progress="hidden"))
+    return image
+
+
+def _displayable(picture: str | None) -> Any:
+    """Browsers show no TIFF: in its place the same pixels as PNG, which score the same."""
+    return read_picture(picture) if picture and picture.lower().endswith((".tif", ".tiff")) else gr.skip()
+
+
+def detector_input(ids: str, names: list[str]) -> gr.Dropdown:
+    """A choice of detectors."""
+    return gr.Dropdown(names, value=next(iter(names), None), label="Detector", elem_id=f"{ids}-detector")
+
+
+def rate_input(ids: str) -> gr.Slider:
+    """The false-positive rate."""
+    label, info = "False-positive rate", "Share of good parts that may be called defective"
+    return gr.Slider(0.005, 0.5, 0.05, step=0.005, label=label, info=info, elem_id=f"{ids}-rate")
+
+
+def start_and_stop(label: str, ids: str) -> tuple[gr.Button, gr.Button]:
+    """The buttons of a long run, side by side."""
+    with gr.Row():
+        start = gr.Button(label, variant="primary", min_width=120, elem_id=f"{ids}-run")
+        return start, gr.Button("Stop", min_width=120, elem_id=f"{ids}-stop")

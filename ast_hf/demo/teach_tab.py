@@ -1,0 +1,110 @@
+"""The tab "Teach": a detector of the visitor's own, from pictures of good parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from ast_hf.demo import components, drawing
+from ast_hf.demo.components import for_page
+from ast_hf.demo.detectors import Detectors
+from ast_hf.demo.training import OWN_DETECTOR, TeachSettings, TrainingStep, VisitorDetector, read_good
+from ast_hf.demo.uploads import DemoError, find_uploads
+from ast_hf.hub.checkpoint import CALIBRATION_NAME
+from ast_hf.training.trainer import MIN_SAMPLES
+
+MAX_SAMPLES = 100
+_STAGES = ("teacher", "student")
+
+
+class TeachTab:
+    """Builds the tab where it is made; the new detector becomes one of the `choices`.
+
+    Attributes:
+        use: The button to try it.
+    """
+
+    def __init__(
+        self, detectors: Detectors, own: gr.State, choices: Sequence[gr.Dropdown], settings: TeachSettings
+    ) -> None:
+        self._detectors, self._settings, self._choices = detectors, settings, len(choices)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=280):
+                label = "Pictures of good parts, or a zip of them"
+                files = gr.File(label=label, file_count="multiple", elem_id="teach-files")
+                button, stop = components.start_and_stop("Teach", "teach")
+            with gr.Column(scale=3, min_width=280):
+                hint = f"{MIN_SAMPLES} to {MAX_SAMPLES} pictures of good parts, all in the same pose and light."
+                status = gr.HTML(drawing.progress(hint), elem_id="teach-status")
+                with gr.Row(visible=False, elem_id="teach-curves") as curves:
+                    options: dict[str, Any] = {"x": "epoch", "y": "loss", "height": 200, "min_width": 200}
+                    plots = [gr.LinePlot(title=f"{stage.capitalize()} loss", **options) for stage in _STAGES]
+                with gr.Column(visible=False, elem_id="teach-done") as done:
+                    with gr.Row():
+                        self.use = gr.Button("Try it in Inspect", variant="primary", elem_id="teach-use")
+                        archive = gr.DownloadButton("↓ Checkpoint", elem_id="teach-download")
+                    _push_form(own)
+        outputs = [status, curves, *plots, own, done, archive, *choices]
+        run = button.click(self._learn, [files, own], outputs, **for_page("teach", show_progress="hidden"))
+        stop.click(lambda: drawing.progress("Stopped."), None, status, cancels=[run], **for_page())
+        components.endpoint("teach", self._answer, [files], json="result", files=["checkpoint"], kind="teach")
+
+    def _learn(self, files: list[str] | None, old: VisitorDetector | None) -> Iterator[Any]:
+        nothing_else = [gr.skip()] * (3 + self._choices)
+        yield drawing.progress("Reading the pictures"), gr.Row(visible=False), None, None, *nothing_else
+        pictures, unread = read_good(find_uploads(files, most=MAX_SAMPLES))
+        own, steps = VisitorDetector(self._detectors), list[TrainingStep]()
+        for step in own.train(pictures, self._settings):
+            steps.append(step)
+            bar = drawing.progress(f"{step.stage.capitalize()}: {step.done} of {step.total}", step.done, step.total)
+            yield bar, gr.Row(visible=True), *_curves(steps), *nothing_else
+        if old is not None:
+            old.close()
+        text = " ".join([f"Your detector knows {len(pictures)} good parts.", *unread])
+        names = gr.Dropdown([OWN_DETECTOR, *self._detectors.names(with_scan=False)])
+        ready = own, gr.Column(visible=True), own.pack(components.output_folder()), *[names] * self._choices
+        yield drawing.progress(text), gr.skip(), gr.skip(), gr.skip(), *ready
+
+    def _answer(self, files: list[str]) -> tuple[dict[str, Any], str]:
+        """Trains a detector on pictures of good parts, or zips of them: losses, calibration, checkpoint (zip).
+
+        Unpacked, that is what ASTDetector.from_pretrained takes.
+        """
+        pictures, unread = read_good(find_uploads(files, most=MAX_SAMPLES))
+        own = VisitorDetector(self._detectors)
+        steps = list(own.train(pictures, self._settings))
+        calibration = json.loads((own.folder / CALIBRATION_NAME).read_text("utf-8"))
+        loss = {stage: _losses(steps, stage) for stage in _STAGES}
+        values = {"pictures": len(pictures), "unread": unread, "loss": loss, "calibration": calibration}
+        return values, own.pack(components.output_folder())
+
+
+def _losses(steps: Sequence[TrainingStep], stage: str) -> list[float]:
+    return [step.loss for step in steps if step.stage == stage and step.loss is not None]
+
+
+def _curves(steps: Sequence[TrainingStep]) -> list[Any]:
+    import pandas as pd  # half a second that the page need not wait for
+
+    losses = [_losses(steps, stage) for stage in _STAGES]
+    return [pd.DataFrame({"epoch": range(1, len(loss) + 1), "loss": loss}, dtype=float) for loss in losses]
+
+
+def _push_form(own: gr.State) -> None:
+    with gr.Accordion("Push to the Hugging Face Hub", open=False):
+        repo = gr.Textbox(label="Repository", placeholder="your-name/your-detector", elem_id="push-repo")
+        info = "Used once for this upload; neither kept nor logged."
+        token = gr.Textbox(label="Token with the right to write", type="password", info=info, elem_id="push-token")
+        hidden = gr.Checkbox(label="Private repository", value=True, elem_id="push-private")
+        button = gr.Button("Push", elem_id="push-run")
+        status = gr.Markdown(elem_id="push-status")
+
+    def push(own: VisitorDetector | None, repo: str, token: str, hidden: bool) -> str:
+        if own is None:
+            raise DemoError("There is no detector of yours yet: teach one.")
+        return f"Pushed: {own.push(repo.strip(), token.strip(), private=hidden)}"
+
+    button.click(push, [own, repo, token, hidden], status, **for_page()).then(lambda: "", None, token, **for_page())

@@ -1,0 +1,135 @@
+"""A threshold and a p-value from good parts alone (split conformal prediction)."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ast_hf.config import DEFAULT_FALSE_POSITIVE_RATE
+from ast_hf.errors import CheckpointError, ConfigError
+
+_MAX_SCORES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a detector says about good parts that it was not trained on.
+
+    Args:
+        scores: Image scores of the held-out good parts; sorted on construction.
+        peaks: The largest value of each of their anomaly maps as shown, upsampled; sorted on construction.
+        false_positive_rate: Share of good parts that may be called anomalous, in (0, 1).
+        precision: Arithmetic of the convolutions that the scores were computed in.
+
+    Raises:
+        ConfigError: No scores, a score that is not finite, a rate outside (0, 1), or another precision.
+    """
+
+    scores: tuple[float, ...]
+    peaks: tuple[float, ...]
+    false_positive_rate: float = DEFAULT_FALSE_POSITIVE_RATE
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("scores", "peaks"):
+            object.__setattr__(self, name, _checked(name, getattr(self, name)))
+        check_rate(self.false_positive_rate)
+        if self.precision not in ("fp32", "bf16"):
+            raise ConfigError(f"The calibration's precision is {str(self.precision)[:40]!r}: it is fp32 or bf16.")
+
+    def threshold(self, false_positive_rate: float | None = None) -> float:
+        """The image score above which a part is called anomalous.
+
+        Args:
+            false_positive_rate: Another rate than the stored one, in (0, 1).
+
+        Raises:
+            ConfigError: The rate is outside (0, 1).
+        """
+        return upper_bound(self.scores, self._rate(false_positive_rate))
+
+    def map_threshold(self, false_positive_rate: float | None = None) -> float:
+        """The map value that a good part exceeds anywhere with that probability: the scale of heat maps."""
+        return upper_bound(self.peaks, self._rate(false_positive_rate))
+
+    def p_value(self, score: float) -> float:
+        """Probability that a good part scores at least as high, in (0, 1].
+
+        The conformal p-value (1 + #{held-out scores >= score}) / (n + 1): for good parts drawn like the held-out
+        ones P(p <= a) <= a holds without any assumption on the distribution (Vovk et al. 2005).
+        """
+        at_least = len(self.scores) - bisect.bisect_left(self.scores, score)
+        return (1 + at_least) / (len(self.scores) + 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `threshold` and `map_threshold` are for the reader and are computed again on reading."""
+        return {
+            "false_positive_rate": self.false_positive_rate,
+            "precision": self.precision,
+            "threshold": self.threshold(),
+            "map_threshold": self.map_threshold(),
+            "scores": list(self.scores),
+            "peaks": list(self.peaks),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            CheckpointError: A field is missing or unusable.
+        """
+        try:
+            precision = values.get("precision", "fp32")  # what all had before it was written down
+            return cls(tuple(values["scores"]), tuple(values["peaks"]), values["false_positive_rate"], precision)
+        except (KeyError, TypeError, ConfigError) as error:
+            raise CheckpointError(f"The stored calibration cannot be used ({error}).") from error
+
+    def _rate(self, rate: float | None) -> float:
+        if rate is None:
+            return self.false_positive_rate
+        check_rate(rate)
+        return rate
+
+
+def check_rate(rate: object) -> None:
+    """Raises `ConfigError` for a false-positive rate that is no number in (0, 1)."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
+        raise ConfigError(f"false_positive_rate is {rate!r}: give a number between 0 and 1, such as 0.05.")
+
+
+def upper_bound(scores: Sequence[float], false_positive_rate: float) -> float:
+    """A value that one more score from the same source exceeds with at most the given probability.
+
+    With enough scores (n >= 1/rate - 1) this is the conformal bound, the ceil((n + 1)(1 - rate))-th smallest, which
+    assumes nothing about the distribution. With fewer there is no such bound below infinity; then the one-sided
+    prediction bound of a log-normal distribution with unknown mean and deviation is used (Student's t quantile).
+
+    Args:
+        scores: At least one, not negative, sorted.
+        false_positive_rate: In (0, 1).
+    """
+    n = len(scores)
+    # The tolerance keeps 20 * 0.95 = 19.000000000000004 from asking for one rank more than there is.
+    rank = math.ceil((n + 1) * (1 - false_positive_rate) - 1e-9)
+    if rank <= n:
+        return scores[max(rank, 1) - 1]
+    from scipy.stats import t  # a second of import that only small calibration sets need
+
+    logs = [math.log(max(score, 1e-30)) for score in scores]
+    mean = sum(logs) / n
+    variance = sum((x - mean) ** 2 for x in logs) / max(n - 1, 1)
+    quantile = float(t.ppf(1 - false_positive_rate, max(n - 1, 1)))
+    return max(math.exp(min(mean + quantile * math.sqrt(variance * (1 + 1 / n)), 700.0)), scores[-1])
+
+
+def _checked(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    if not 0 < len(values) <= _MAX_SCORES:
+        raise ConfigError(f"A calibration needs {name} of at least one held-out good part.")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+            raise ConfigError(f"The calibration {name} hold {str(value)[:40]}: only finite numbers from 0 up will do.")
+    return tuple(sorted(float(value) for value in values))

@@ -1,0 +1,4 @@
+"""The networks: tensors in, tensors out, nothing about files, hubs, thresholds or people's pictures.
+
+May import from `ast_hf`: `config` and `errors`.
+"""

@@ -1,0 +1,216 @@
+"""The backbone: a frozen image network of timm's, or our own, cut behind one of its modules."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+from ast_hf.config import PRETRAINED
+from ast_hf.errors import CheckpointError, ConfigError
+from ast_hf.nn import tiny
+
+
+class Backbone(nn.Sequential):
+    """Turns pictures into feature maps: a network's modules up to a layer, under the network's own names.
+
+    Always in eval mode and without gradients.
+
+    Args:
+        name: A timm model name, with or without its pretrained tag, such as "tf_efficientnet_b5.aa_in1k", or
+            "ast-tiny", whose weights come with the package.
+        layer: Path of the module whose output is wanted, such as "blocks.5"; later modules are dropped.
+        padding: Size in pixels that every SAME convolution is padded for whatever the picture's size, as
+            `efficientnet_pytorch` does; None keeps the network's own padding.
+        weights: "pretrained" takes timm's from the Hub, a path reads a safetensors file in timm's key names (which
+            may lack or have more of what lies behind `layer`), None leaves random weights to be loaded over.
+
+    Raises:
+        ConfigError: timm has no such network, or it has no such layer, or is not a chain of modules up to it.
+        CheckpointError: The weights cannot be had, or do not fit the network.
+    """
+
+    def __init__(
+        self, name: str, layer: str, *, padding: int | None = None, weights: str | Path | None = PRETRAINED
+    ) -> None:
+        network = _create(name, pretrained=weights == PRETRAINED)
+        super().__init__(OrderedDict(cut(network, layer).named_children()))
+        if weights is not None and weights != PRETRAINED:
+            _load(self, Path(weights))
+        if padding is not None:
+            _fix_padding(self, padding)
+        self.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in eval mode whatever is asked: batch statistics of the backbone would change what a feature means."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps pictures (B, 3, H, W), ImageNet-normalised, to float32 features (B, C, h, w)."""
+        return super().forward(input.contiguous(memory_format=torch.channels_last)).float()
+
+    def output_shape(self, size: int) -> tuple[int, int, int]:
+        """(C, h, w) of the features of a picture of `size` pixels square, found without computing any."""
+        shape = _run_on_meta(self, size).shape
+        if len(shape) != 4:
+            raise ConfigError(f"The backbone's layer gives {len(shape)} dimensions, not a map (B, C, h, w).")
+        return shape[1], shape[2], shape[3]
+
+    def digest(self) -> str:
+        """SHA-256 of all weights, so that stored features can be told from those of other weights."""
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return sha.hexdigest()
+
+
+def cut(network: nn.Module, layer: str) -> nn.Sequential:
+    """The chain of modules from a network's input up to and with `layer`, under the network's own names.
+
+    Checked against the network itself on a small random picture, since modules need not run in the order they are
+    defined in.
+
+    Raises:
+        ConfigError: There is no such layer, or the modules before it are not a plain chain.
+    """
+    chain = _chain(network, layer)
+    if not next(network.parameters()).is_meta:
+        _check_chain(network, chain, layer)
+    return chain
+
+
+def _chain(network: nn.Module, layer: str) -> nn.Sequential:
+    head, _, rest = layer.partition(".")
+    children = dict(network.named_children())
+    if head not in children:
+        raise ConfigError(f"The backbone has no layer {layer!r}; at that level are: {', '.join(children) or 'none'}.")
+    kept: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, child in children.items():
+        kept[name] = _chain(child, rest) if name == head and rest else child
+        if name == head:
+            break
+    return nn.Sequential(kept)
+
+
+@torch.no_grad()
+def _check_chain(network: nn.Module, chain: nn.Sequential, layer: str) -> None:
+    example = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    outputs: list[Tensor] = []
+    hook = network.get_submodule(layer).register_forward_hook(lambda module, args, output: outputs.append(output))
+    try:
+        network.eval()(example)
+        same = bool(outputs) and torch.equal(chain.eval()(example), outputs[0])
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a module was given another's input
+        same = False
+    finally:
+        hook.remove()
+    if not same:
+        raise ConfigError(
+            f"The backbone cannot be cut at {layer!r}: the modules before it are not a plain chain. "
+            "Choose a convolutional network such as tf_efficientnet_b5 (blocks.5) or resnet18 (layer3)."
+        )
+
+
+def _create(name: str, *, pretrained: bool) -> nn.Module:
+    if name == tiny.NAME:
+        network = tiny.TinyBackbone()
+        if pretrained:
+            _load(network, tiny.WEIGHTS)
+        return network
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except RuntimeError as error:
+        if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
+            raise ConfigError(f"timm has no network {name!r}: see timm.list_models().") from error
+        raise
+    except OSError as error:  # what huggingface_hub's errors have in common
+        raise CheckpointError(
+            f"The weights of {name} cannot be fetched from the Hub and are not in its cache: connect, give a "
+            f"safetensors file as backbone_weights (--backbone-weights), or use the preset compact, whose backbone "
+            f"{tiny.NAME} comes with the package."
+        ) from error
+
+
+def _load(backbone: nn.Module, path: Path) -> None:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file of backbone weights ({error}).") from error
+    wanted = backbone.state_dict()
+    # Step counters of batch norm are not always stored and never used in eval mode.
+    missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
+    wrong = [k for k in wanted if k in tensors and tensors[k].shape != wanted[k].shape]
+    if missing or wrong:
+        what = f"lacks {len(missing)} weights, first {missing[0]}" if missing else f"has another shape for {wrong[0]}"
+        raise CheckpointError(f"{path}: {what}; is it a file of this backbone in timm's key names?")
+    backbone.load_state_dict({k: tensors.get(k, v) for k, v in wanted.items()})
+
+
+def _run_on_meta(backbone: nn.Module, size: int) -> Tensor:
+    """A picture of `size` pixels square through the backbone, shapes only."""
+    state = {k: v.to("meta") for k, v in backbone.state_dict().items()}
+    return torch.func.functional_call(backbone, state, (torch.empty(1, 3, size, size, device="meta"),))
+
+
+class _StaticSameConv2d(nn.Conv2d):
+    """`conv`, sharing its weights, after zero padding fixed beforehand: (left, right, top, bottom)."""
+
+    def __init__(self, conv: nn.Conv2d, zero_padding: list[int]) -> None:
+        left, right, top, bottom = zero_padding
+        symmetric = left == right and top == bottom
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            padding=(top, left) if symmetric else 0,  # one kernel instead of two
+            dilation=conv.dilation,  # type: ignore[arg-type]
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            device="meta",
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.zero_padding = [] if symmetric else zero_padding
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.pad(input, self.zero_padding) if self.zero_padding else input)
+
+
+def _fix_padding(backbone: nn.Module, size: int) -> None:
+    """Replaces dynamic SAME padding by what a picture of `size` pixels square gets at each convolution."""
+    sides: dict[str, tuple[int, int]] = {}
+
+    def record(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda module, args: sides.__setitem__(name, args[0].shape[-2:])
+
+    convolutions = {name: module for name, module in backbone.named_modules() if isinstance(module, Conv2dSame)}
+    hooks = [module.register_forward_pre_hook(record(name)) for name, module in convolutions.items()]
+    _run_on_meta(backbone, size)
+    for hook in hooks:
+        hook.remove()
+    for name, conv in convolutions.items():
+        parent, _, child = name.rpartition(".")
+        setattr(backbone.get_submodule(parent), child, _with_static_padding(conv, sides[name]))
+
+
+def _with_static_padding(conv: nn.Conv2d, sides: tuple[int, int]) -> nn.Conv2d:
+    pads: list[int] = []
+    for axis in (1, 0):  # F.pad wants the last dimension first
+        stride, reach = conv.stride[axis], (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
+        total = max((-(-sides[axis] // stride) - 1) * stride + reach - sides[axis], 0)
+        pads += [total // 2, total - total // 2]
+    return _StaticSameConv2d(conv, pads)

@@ -1,0 +1,43 @@
+"""The two losses and what becomes of them at test time: anomaly maps and image scores."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+
+def nll_map(z: Tensor, log_jac: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Negative log-likelihood of every pixel up to a constant, the teacher's loss (paper, equation 2).
+
+    Args:
+        z: (B, C, h, w), the teacher's output.
+        log_jac: (B, h, w), its log-determinant.
+        mask: (B, 1, h, w) in [0, 1], or None for all ones.
+
+    Returns:
+        (B, h, w): 0.5 * sum_c(m z^2) - m log_jac.
+    """
+    nll = 0.5 * z.square().sum(dim=1) - log_jac
+    return nll if mask is None else mask[:, 0] * nll
+
+
+def distance_map(teacher_z: Tensor, student_z: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared distance of the two outputs at every pixel: the student's loss and the anomaly map (equations 3, 4).
+
+    Args:
+        teacher_z: (B, C, h, w).
+        student_z: (B, C, h, w).
+        mask: (B, 1, h, w) in [0, 1], or None for all ones.
+
+    Returns:
+        (B, h, w), not negative: mean_c(m (z_t - z_s)^2).
+    """
+    distance = (teacher_z - student_z).square().mean(dim=1)
+    return distance if mask is None else mask[:, 0] * distance
+
+
+def image_score(anomaly_map: Tensor, reduction: Literal["mean", "max"]) -> Tensor:
+    """One number an image: (B, H, W) to (B,), over all pixels (masked ones count as 0, as in the paper)."""
+    flat = anomaly_map.flatten(1)
+    return flat.mean(dim=1) if reduction == "mean" else flat.amax(dim=1)

@@ -1,0 +1,38 @@
+"""How far training has come: what is told of it, and progress bars that show it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Told how far training has come."""
+
+    def __call__(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
+        """`done` of `total` parts or epochs of a stage ("features", "teacher", "student"); the epoch's mean loss."""
+
+
+@contextlib.contextmanager
+def progress_bars(*, disable: bool | None = None) -> Iterator[Progress]:
+    """A `Progress` that draws one bar a stage on stderr, with loss and time left; on a terminal only, by default."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
+        if stage not in bars:
+            for bar in bars.values():
+                bar.close()
+            unit = "epoch" if stage in ("teacher", "student") else "part"
+            bars[stage] = tqdm(total=total, desc=f"{stage:8}", unit=unit, disable=disable)
+        if loss is not None:
+            bars[stage].set_postfix_str(f"loss {loss:.4g}", refresh=False)
+        bars[stage].update(done - bars[stage].n)
+
+    try:
+        yield report
+    finally:
+        for bar in bars.values():
+            bar.close()
