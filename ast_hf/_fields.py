@@ -11,7 +11,7 @@ from ast_hf.errors import ConfigError
 Record = TypeVar("Record")
 
 
-def bounded(default: float | None, low: float, high: float) -> Any:
+def bounded(default: float | tuple[float, ...] | None, low: float, high: float) -> Any:
     """A field within bounds, inclusive.
 
     Every number has them: a config.json may come from a stranger, and a typing error in one number must not ask for a
@@ -19,18 +19,20 @@ def bounded(default: float | None, low: float, high: float) -> Any:
     """
 
     def check(value: Any) -> None:
-        if value is not None and not low <= value <= high:  # nor NaN
+        numbers = value if isinstance(value, tuple) else (value,)
+        if value is not None and not all(low <= number <= high for number in numbers):  # nor NaN
             raise ValueError(f"give a number from {low:g} to {high:g}")
 
     return validated_field(check, default=default)
 
 
 def identifier(default: str) -> Any:
-    """A field for a network's or a module's name."""
+    """A field for a network's or a module's name, or for several."""
 
-    def check(value: str) -> None:
+    def check(value: str | tuple[str, ...]) -> None:
+        names = value if isinstance(value, tuple) else (value,)
         # No colon and no slash: timm takes "hf-hub:..." and "local-dir:..." for places to fetch a network from.
-        if not re.fullmatch(r"[\w.-]{1,200}", value):
+        if not 1 <= len(names) <= 16 or not all(re.fullmatch(r"[\w.-]{1,200}", name) for name in names):
             raise ValueError("give a name of letters, digits, dots, - and _")
 
     return validated_field(check, default=default)

@@ -5,16 +5,16 @@ Types and bounds are checked by huggingface_hub's strict dataclasses, which read
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from huggingface_hub.dataclasses import strict
 
 from ast_hf._fields import bounded, check_fields, from_json, identifier, odd_sizes, to_json
+from ast_hf._upgrades import CONFIG_VERSION, upgrade
 from ast_hf.errors import ConfigError
 
-CONFIG_VERSION = 2
 PRETRAINED = "pretrained"  # backbone weights: timm's from the Hub, or those that come with the package
 DEFAULT_FALSE_POSITIVE_RATE = 0.05
 
@@ -35,17 +35,24 @@ class ASTDetectorConfig:
 
     # What goes in: a picture, a height map, or both of one part, pixel by pixel.
     modality: Literal["rgb", "depth", "rgb+depth"] = "rgb"
-    # Pictures are resized to this many pixels square, aspect not kept, as the authors do.
-    image_size: int = bounded(768, 32, 4096)
-    # A timm network, or "ast-tiny", and the path of the module whose output is the feature map.
+    # Pictures are resized to this many pixels square, aspect not kept, as the authors do; or to (height, width).
+    image_size: int | tuple[int, int] = bounded(768, 32, 4096)
+    # What the backbone was trained with: mean and deviation of each colour in [0, 1] (ImageNet's, by default).
+    image_mean: tuple[float, float, float] = bounded((0.485, 0.456, 0.406), 0.0, 1.0)
+    image_std: tuple[float, float, float] = bounded((0.229, 0.224, 0.225), 1e-3, 1.0)
+    # A timm network, and the path of the module whose output is the feature map; of several, in the order they run in,
+    # the maps are averaged over the cells of the last one's and laid side by side.
     backbone: str = identifier("tf_efficientnet_b5.aa_in1k")
-    backbone_layer: str = identifier("blocks.5")
+    backbone_layer: str | tuple[str, ...] = identifier("blocks.5")
     # Every SAME convolution padded once and for all as a picture of this many pixels would need. 456 is what
     # `efficientnet_pytorch`, and so the paper, does for B5 whatever the real size; None is the network's own padding.
     backbone_padding: int | None = bounded(456, 32, 4096)
     feature_channels: int = bounded(304, 1, 8192)
     # "channel" standardises each input channel by its mean and deviation over the training set. Not in the paper.
     feature_normalization: Literal["none", "channel"] = "none"
+    # Teacher and student see this many principal components of the (standardised) inputs over the training set, on one
+    # common scale; 0 leaves the inputs as they are. Not in the paper.
+    feature_projection: int = bounded(0, 0, 8192)
     # Height maps are resized to depth_size square; depth_unshuffle x depth_unshuffle pixels of them become channels.
     depth_size: int = bounded(192, 8, 4096)
     depth_unshuffle: int = bounded(8, 1, 64)
@@ -58,9 +65,12 @@ class ASTDetectorConfig:
     # The student. The paper says slope 0.2; the released code has PyTorch's default, and that is what was measured.
     student_channels: int = bounded(1024, 1, 8192)
     student_blocks: int = bounded(4, 0, 64)
+    student_kernel_size: int = bounded(3, 1, 15)
     student_negative_slope: float = bounded(0.01, 0.0, 1.0)
-    # How a map becomes one number: "max" where a foreground mask exists, "mean" in RGB alone (paper, section 3.4).
-    image_score: Literal["mean", "max"] = "mean"
+    # How a map becomes one number: "max" where a foreground mask exists, "mean" in RGB alone (paper, section 3.4);
+    # "top" is the mean of its highest cells, of this fraction. Not in the paper.
+    image_score: Literal["mean", "max", "top"] = "mean"
+    image_score_fraction: float = bounded(0.1, 1e-4, 1.0)
     # Side of the square that the foreground is dilated with, in pixels of the height map; 0 uses no mask at all.
     foreground_dilation: int = bounded(8, 0, 256)
 
@@ -72,7 +82,15 @@ class ASTDetectorConfig:
             raise ConfigError(
                 f"depth_size={self.depth_size} is not a multiple of depth_unshuffle={self.depth_unshuffle}."
             )
-        if self.input_channels < 2:
+        if self.uses_depth and self.image_shape[0] != self.image_shape[1]:
+            raise ConfigError(f"image_size={self.image_size}: with a height map, which is square, give one number.")
+        if self.student_kernel_size % 2 == 0:
+            raise ConfigError(f"student_kernel_size={self.student_kernel_size} is even: give an odd one.")
+        if self.feature_projection > self.input_channels:
+            raise ConfigError(
+                f"feature_projection={self.feature_projection}, but there are {self.input_channels} input channels."
+            )
+        if self.network_channels < 2:
             raise ConfigError("A coupling needs two input channels or more: raise feature_channels or depth_unshuffle.")
 
     @property
@@ -91,9 +109,24 @@ class ASTDetectorConfig:
         return self.modality != "rgb"
 
     @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) that pictures are resized to."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def backbone_layers(self) -> tuple[str, ...]:
+        """Paths of the modules whose outputs are the features."""
+        return self.backbone_layer if isinstance(self.backbone_layer, tuple) else (self.backbone_layer,)
+
+    @property
     def input_channels(self) -> int:
-        """Channels that teacher and student see: image features, then the unshuffled height map."""
+        """Channels before standardisation and projection: image features, then the unshuffled height map."""
         return self.uses_rgb * self.feature_channels + self.uses_depth * self.depth_unshuffle**2
+
+    @property
+    def network_channels(self) -> int:
+        """Channels that teacher and student see."""
+        return self.feature_projection or self.input_channels
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "ASTDetectorConfig":
@@ -128,12 +161,23 @@ class TrainingRecipe:
         ConfigError: A field has the wrong type or lies outside its bounds.
     """
 
-    # Passes over the training set, for the teacher and then as many for the student.
+    # Passes over the training set, for the teacher and then as many for the student; more, up to max_epochs, where
+    # they would be fewer than min_steps of the optimiser.
     epochs: int = bounded(240, 0, 100_000)
+    min_steps: int = bounded(0, 0, 1_000_000)
+    max_epochs: int = bounded(100_000, 0, 100_000)
     # The last incomplete batch of an epoch is dropped.
     batch_size: int = bounded(8, 1, 4096)
     learning_rate: float = bounded(2e-4, 1e-9, 10.0)
     weight_decay: float = bounded(1e-5, 0.0, 1.0)
+    # "one-cycle" raises the learning rate to learning_rate over a tenth of the steps, and lowers it to nothing.
+    schedule: Literal["constant", "one-cycle"] = "constant"
+    # Deviation of the Gaussian noise on the standardised inputs while teacher and student learn: directions and cells
+    # that never vary in good parts would otherwise run away for nothing. Not in the paper.
+    feature_noise: float = bounded(0.0, 0.0, 10.0)
+    # Whether `train` gives pictures their own median aspect, in multiples of 32 pixels and at the area of image_size,
+    # where that is one number. Not in the paper.
+    keep_aspect: bool = False
     # Part of the good images kept out of training for the threshold (never fewer than 8); 0 calibrates nothing.
     calibration_fraction: float = bounded(0.1, 0.0, 0.9)
     # Arithmetic of the convolutions while features are made and networks trained: "auto" is bf16 where the machine is
@@ -142,6 +186,11 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def epochs_for(self, count: int) -> int:
+        """The epochs of teacher and of student on so many samples."""
+        steps = max(1, count // min(self.batch_size, max(count, 1)))
+        return max(self.epochs, min(-(-self.min_steps // steps), self.max_epochs))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainingRecipe":
@@ -166,8 +215,21 @@ _COMPACT = {
     "depth_size": 96,
     "coupling_clamp": 1.9,
     "teacher_channels": 64,
-    "student_channels": 256,
 }
+_LITE0 = {
+    "backbone": "tf_efficientnet_lite0.in1k",
+    "backbone_layer": ("blocks.2", "blocks.4", "blocks.5"),
+    "feature_channels": 40 + 112 + 192,
+    "feature_projection": 64,
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+    "student_channels": 128,
+    "image_score": "top",
+}
+_SHORT = {
+    "epochs": 12, "min_steps": 120, "learning_rate": 1e-3, "schedule": "one-cycle", "feature_noise": 0.2,
+    "keep_aspect": True,
+}  # fmt: skip
 
 # name -> (fields of the configuration, fields of the recipe) that differ from the defaults.
 PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
@@ -178,13 +240,10 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "mvtec-3d-ad": ({**_MVTEC_3D, "modality": "rgb+depth", "image_score": "max"}, {"epochs": 72}),
     "mvtec-3d-ad-rgb": (_MVTEC_3D, {"epochs": 72}),
     "mvtec-3d-ad-depth": ({**_MVTEC_3D, "modality": "depth", "image_score": "max"}, {"epochs": 72}),
-    # Made for CPUs, with a backbone that needs no download.
-    "compact": (
-        {**_COMPACT, "backbone": "ast-tiny", "backbone_layer": "head", "feature_channels": 64},
-        {"epochs": 12},
-    ),
+    # Made for CPUs, with a backbone whose weights are a package of their own.
+    "compact": ({**_COMPACT, **_LITE0}, _SHORT),
     "compact-b0": (
-        {**_COMPACT, "backbone": "tf_efficientnet_b0.aa_in1k", "feature_channels": 192},
+        {**_COMPACT, "backbone": "tf_efficientnet_b0.aa_in1k", "feature_channels": 192, "student_channels": 256},
         {"epochs": 12},
     ),
 }
@@ -213,35 +272,6 @@ def parse_overrides(changes: Sequence[str]) -> tuple[dict[str, Any], dict[str, A
             raise ConfigError(f"{change!r} is no FIELD=VALUE with a known field. Fields: {known}.")
         places[0][name] = value
     return found
-
-
-def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a stored configuration as this version has them, brought there one version at a time.
-
-    Raises:
-        ConfigError: Its `config_version` is newer than this version of ast_hf, or none at all.
-    """
-    fields = dict(values)
-    while (version := fields.pop("config_version", None)) != CONFIG_VERSION:
-        if not isinstance(version, int) or version not in _UPGRADES:
-            raise ConfigError(
-                f"config_version is {str(version)[:80]!r}, and this version of ast_hf reads up to {CONFIG_VERSION}: "
-                "upgrade ast_hf, or save the model again with it."
-            )
-        fields = {**_UPGRADES[version](fields), "config_version": version + 1}
-    return fields
-
-
-def _to_version_2(fields: dict[str, Any]) -> dict[str, Any]:
-    """`coupling_blocks` went: it follows from `coupling_kernel_sizes`."""
-    sizes, blocks = fields.get("coupling_kernel_sizes"), fields.pop("coupling_blocks", None)
-    if not isinstance(sizes, (list, tuple)) or len(sizes) != blocks:
-        raise ConfigError(f"coupling_blocks is {str(blocks)[:80]}, and coupling_kernel_sizes is {str(sizes)[:80]}.")
-    return fields
-
-
-# An older config_version -> what makes its fields those of the next version.
-_UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _to_version_2}
 
 
 def _preset(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ast_hf._version import __version__
+from ast_hf.config import ASTDetectorConfig
 from ast_hf.data.transforms import normalize, to_pixel_values, upsample_map
 from ast_hf.detector import ASTDetector
 from ast_hf.errors import ASTError
@@ -87,7 +88,7 @@ class _Graph(nn.Module):
 
     def forward(self, image: Any = None, depth: Any = None, foreground: Any = None) -> tuple[Tensor, Tensor]:
         detector, config = self.detector, self.detector.config
-        pixel_values = _to_pixel_values(image, config.image_size) if config.uses_rgb else None
+        pixel_values = _to_pixel_values(image, config) if config.uses_rgb else None
         output = detector(pixel_values, depth, foreground)
         size = (config.depth_size, config.depth_size) if image is None else image.shape[1:3]
         return output.score, _upsample_map(output.anomaly_map, *size)
@@ -105,16 +106,17 @@ class _Graph(nn.Module):
         return inputs
 
 
-def _to_pixel_values(image: Tensor, size: int) -> Tensor:
+def _to_pixel_values(image: Tensor, config: ASTDetectorConfig) -> Tensor:
     """`data.transforms.to_pixel_values` for (B, H, W, 3): itself, or as ONNX while the graph is made."""
+    size, colours = config.image_shape, (config.image_mean, config.image_std)
     if not torch.compiler.is_exporting():
-        return torch.stack([to_pixel_values(Image.fromarray(picture.numpy()), size) for picture in image])
+        return torch.stack([to_pixel_values(Image.fromarray(picture.numpy()), size, *colours) for picture in image])
     # On bytes, and with weights renormalised at the border, this Resize is Pillow's, but for one grey level at the few
     # pixels that lie half-way between two.
     attributes: dict[str, Any] = {"mode": "linear", "antialias": 1, "exclude_outside": 1, "axes": [1, 2]}
-    inputs, shape = (image, None, None, torch.tensor([size, size])), (image.shape[0], size, size, 3)
+    inputs, shape = (image, None, None, torch.tensor(size)), (image.shape[0], *size, 3)
     resized = torch.onnx.ops.symbolic("Resize", inputs, attributes, dtype=torch.uint8, shape=shape, version=MIN_OPSET)
-    return normalize(resized.permute(0, 3, 1, 2))
+    return normalize(resized.permute(0, 3, 1, 2), *colours)
 
 
 def _upsample_map(anomaly_map: Tensor, height: int, width: int) -> Tensor:

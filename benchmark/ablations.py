@@ -40,7 +40,7 @@ class SymmetricStudent(nn.Module):
     def __init__(self, config: ASTDetectorConfig, map_size: tuple[int, int], repeats: int) -> None:
         super().__init__()
         self.flow = build_teacher(
-            config.input_channels,
+            config.network_channels,
             map_size,
             condition_channels=config.position_channels,
             hidden_channels=config.teacher_channels,

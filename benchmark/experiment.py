@@ -32,7 +32,7 @@ from ast_hf.nn.precision import resolve_precision
 from ast_hf.results import csv_line
 from ast_hf.training.features import FeatureCache, PreparedSamples, default_cache_folder, prepare
 from ast_hf.training.progress import Progress
-from ast_hf.training.trainer import calibrate, fit, hold_out
+from ast_hf.training.trainer import calibrate, fit, fit_image_size, hold_out
 from benchmark.ablations import build_variant
 from benchmark.datasets import Category, LabelledSample, check_masks, load_category
 from benchmark.evaluate import Evaluation, measure, score_samples
@@ -59,7 +59,7 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
     category, folder = load_category(job.dataset, job.category, job.data_root), job_folder(output, job)
     check_masks(category)  # now, rather than after hours of training
     folder.mkdir(parents=True, exist_ok=True)
-    detector = load_detector(job, folder / MODEL_NAME, device)
+    detector = load_detector(job, category, folder / MODEL_NAME, device)
     if detector is None:
         detector = train_detector(job, category, device, progress)
         if job.variant not in SPECIAL:
@@ -69,7 +69,7 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
     evaluate_detector(job, output, detector, category, progress)
 
 
-def load_detector(job: Job, folder: Path, device: str | None) -> ASTDetector | None:
+def load_detector(job: Job, category: Category, folder: Path, device: str | None) -> ASTDetector | None:
     """The detector that an earlier attempt at a job has saved, or None where there is none, or not a whole one."""
     if job.variant in SPECIAL or not folder.is_dir():
         return None
@@ -79,7 +79,13 @@ def load_detector(job: Job, folder: Path, device: str | None) -> ASTDetector | N
     except ASTError as error:
         _LOG.info("Trained again: %s", error)
         return None
-    return detector if detector.config == ASTDetectorConfig.from_dict(job.config) else None
+    return detector if detector.config == detector_config(job, category) else None
+
+
+def detector_config(job: Job, category: Category) -> ASTDetectorConfig:
+    """The job's configuration, with pictures of the training set's own aspect where its recipe asks for that."""
+    config, recipe = ASTDetectorConfig.from_dict(job.config), TrainingRecipe.from_dict(job.recipe)
+    return fit_image_size(config, category.train) if recipe.keep_aspect else config
 
 
 def train_detector(job: Job, category: Category, device: str | None, progress: Progress) -> ASTDetector:
@@ -89,8 +95,7 @@ def train_detector(job: Job, category: Category, device: str | None, progress: P
     else. The detector's metrics hold the receipt and the seconds that it took.
     """
     started, recipe = time.monotonic(), TrainingRecipe.from_dict(job.recipe)
-    config = ASTDetectorConfig.from_dict(job.config)
-    detector = build_variant(config, job.variant, job.seed, job.backbone_weights).place(device)
+    detector = build_variant(detector_config(job, category), job.variant, job.seed, job.backbone_weights).place(device)
     good, held = prepare_samples(job, detector, category.train, "train set", progress), None
     fitted, held_out = hold_out(len(good), recipe, job.seed)
     if held_out:

@@ -79,7 +79,9 @@ def _configure(preset: str, options: argparse.Namespace, modality: str, variant:
     All good images are trained on, as in the paper; with depth the maximum of the map is the score, else its mean.
     """
     config_changes, recipe_changes = parse_overrides(options.set)
-    score = "mean" if modality == "rgb" else "max"
+    score = ASTDetectorConfig.preset(preset).image_score
+    if score != "top":  # which a preset has for every modality
+        score = "mean" if modality == "rgb" else "max"
     config = {"modality": modality, "image_score": score, **config_changes, **VARIANTS[variant]}
     epochs = {} if options.epochs is None else {"epochs": options.epochs}
     recipe = {"calibration_fraction": 0.0, **recipe_changes, **epochs}

@@ -30,6 +30,8 @@ def eager_copy(detector: ASTDetector) -> ASTDetector:
         # A new tensor each: 1 x 1 kernels count as contiguous in either layout, and would keep theirs.
         tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
     assert detector.backbone is not None, "the reference is for detectors of pictures"
+    if len(detector.config.backbone_layers) > 1:  # which efficientnet_pytorch does not give, nor a plain chain
+        return detector
     backbone = nn.Sequential(*detector.backbone.children())  # without our forward, which changes the layout
     name = detector.config.backbone.partition(".")[0].removeprefix("tf_").replace("_", "-")
     if name.startswith("efficientnet-b") and importlib.util.find_spec("efficientnet_pytorch"):

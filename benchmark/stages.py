@@ -59,8 +59,9 @@ def _stages(contender: str, folder: Path, device: torch.device) -> dict[str, Cal
     }
     if contender not in ("torch", REFERENCE):
         return whole
-    pixel_values = to_pixel_values(sample.picture, detector.config.image_size)[None].to(device)
+    pixel_values = to_pixel_values(sample.picture, detector.config.image_shape)[None].to(device)
     features = detector.extract_features(pixel_values).contiguous()
+    inputs = detector.standardize(features)
     rng = np.random.default_rng(0)
     scan = rng.uniform(0.5, 0.6, (800, 800)).astype(np.float32) * (rng.random((800, 800)) > 0.15)
     samples = PreparedSamples(torch.randn(BATCHES * RECIPE.batch_size, *features.shape[1:], device=device), None)
@@ -71,8 +72,8 @@ def _stages(contender: str, folder: Path, device: torch.device) -> dict[str, Cal
 
     compared: dict[str, Callable[[], object]] = {
         "backbone": lambda: network_stage(detector.extract_features, pixel_values),
-        "teacher": lambda: network_stage(detector.teacher_forward, features),
-        "student": lambda: network_stage(detector.student_forward, features),
+        "teacher": lambda: network_stage(detector.teacher_forward, inputs),
+        "student": lambda: network_stage(detector.student_forward, inputs),
         **whole,
         "fill the holes of a scan": lambda: (reference.fill_holes if eager else fill_holes)(scan, 3),
         TRAINING: lambda: (reference.fit if eager else fit)(detector, samples, RECIPE),
@@ -84,7 +85,7 @@ def _stages(contender: str, folder: Path, device: torch.device) -> dict[str, Cal
     masks[:, 100:140, 200:260] = masks[:, 300:330, 40:50] = True
     return {
         "read the picture": lambda: read_image(file),
-        "resize and normalise": lambda: to_pixel_values(sample.picture, detector.config.image_size),
+        "resize and normalise": lambda: to_pixel_values(sample.picture, detector.config.image_shape),
         "map to the picture's size": lambda: upsample_map(anomaly_map.cpu(), size),
         **compared,
         "load the detector": lambda: ASTDetector.from_pretrained(folder / "detector", device=device),

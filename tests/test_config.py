@@ -76,3 +76,20 @@ def test_parse_overrides() -> None:
     for wrong in ("image_size", "colour=red"):
         with pytest.raises(ConfigError, match="FIELD=VALUE"):
             parse_overrides([wrong])
+
+
+def test_epochs_are_more_where_steps_are_few_and_never_too_many() -> None:
+    recipe = TrainingRecipe(epochs=12, min_steps=120, max_epochs=40, batch_size=8)
+    assert [recipe.epochs_for(count) for count in (800, 80, 30, 8, 3)] == [12, 12, 40, 40, 40]
+    assert TrainingRecipe(epochs=12, min_steps=120).epochs_for(24) == 40
+    assert TrainingRecipe(epochs=240).epochs_for(8) == 240
+
+
+def test_what_contradicts_itself_is_refused() -> None:
+    for message, changes in {
+        "square, give one number": {"modality": "rgb+depth", "image_size": (256, 640)},
+        "student_kernel_size=2 is even": {"student_kernel_size": 2},
+        "there are 304 input channels": {"feature_projection": 305},
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            ASTDetectorConfig(**changes)

@@ -22,7 +22,7 @@ from ast_hf.data.point_cloud import DepthProcessor
 from ast_hf.data.reading import source_name
 from ast_hf.data.sample import Sample
 from ast_hf.data.scans import read_scan
-from ast_hf.data.transforms import normalize, to_square
+from ast_hf.data.transforms import normalize, to_pixels
 from ast_hf.errors import ImageReadError
 
 _Item = TypeVar("_Item")
@@ -31,10 +31,10 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class LoadedSample:
-    """A sample read: what `ASTNetwork.forward` takes, but for the batch and ImageNet's mean, and the picture itself."""
+    """A sample read: what `ASTNetwork.forward` takes, but not yet normalised or in a batch, and the picture itself."""
 
     picture: Image.Image
-    pixels: Tensor | None  # uint8 (3, image_size, image_size)
+    pixels: Tensor | None  # uint8 (3, *image_shape)
     depth: Tensor | None  # float32 (1, depth_size, depth_size)
     foreground: Tensor | None  # float32 (1, depth_size, depth_size) of 0 and 1
 
@@ -47,7 +47,7 @@ def load_sample(config: ASTDetectorConfig, sample: Sample) -> LoadedSample:
     """
     _check_modality(config, sample)
     picture = None if sample.image is None else read_image(sample.image)
-    pixels = to_square(picture, config.image_size) if config.uses_rgb and picture is not None else None
+    pixels = to_pixels(picture, config.image_shape) if config.uses_rgb and picture is not None else None
     depth = foreground = None
     if config.uses_depth and sample.points is not None:
         points = read_scan(sample.points)
@@ -186,7 +186,9 @@ def stack(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor | No
     return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 
-def stack_pixel_values(samples: Sequence[LoadedSample], device: torch.device) -> Tensor | None:
+def stack_pixel_values(
+    config: ASTDetectorConfig, samples: Sequence[LoadedSample], device: torch.device
+) -> Tensor | None:
     """The pictures of a batch as `ASTNetwork.forward` takes them, or None where there are none."""
     pixels = stack([sample.pixels for sample in samples], device)
-    return None if pixels is None else normalize(pixels)
+    return None if pixels is None else normalize(pixels, config.image_mean, config.image_std)

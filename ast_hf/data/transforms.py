@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -12,31 +14,38 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def to_pixel_values(image: Image.Image, size: int) -> Tensor:
+def to_pixel_values(
+    image: Image.Image,
+    size: tuple[int, int],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
     """Turns an RGB picture into the network's input, value for value as torchvision's Resize, ToTensor and Normalize.
 
     Args:
         image: As `read_image` gives it.
-        size: Side of the square it is resized to (bilinear with antialiasing, aspect not kept), as the authors do.
+        size: (H, W) that it is resized to (bilinear with antialiasing, aspect not kept), as the authors do.
+        mean: Of each colour in [0, 1], by which it is normalised; ImageNet's by default.
+        std: Likewise.
 
     Returns:
-        float32 (3, size, size), normalised with ImageNet's mean and deviation.
+        float32 (3, H, W).
     """
-    return normalize(to_square(image, size))
+    return normalize(to_pixels(image, size), mean, std)
 
 
-def to_square(image: Image.Image, size: int) -> Tensor:
-    """The first half of `to_pixel_values`: pixels uint8 (3, size, size), a quarter of the bytes."""
+def to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """The first half of `to_pixel_values`: pixels uint8 (3, H, W), a quarter of the bytes."""
     if image.mode != "RGB":
         raise ValueError(f"The picture has mode {image.mode}, not RGB: read it with read_image.")
-    resized = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+    resized = np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))
     return torch.from_numpy(resized).permute(2, 0, 1).contiguous()
 
 
-def normalize(pixels: Tensor) -> Tensor:
-    """The second half: RGB pixels uint8 (..., 3, H, W) in float32, normalised with ImageNet's mean and deviation."""
-    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return pixels.float().div_(255).sub_(mean).div_(std)
+def normalize(pixels: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """The second half: RGB pixels uint8 (..., 3, H, W) in float32, normalised."""
+    shift, scale = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (mean, std))
+    return pixels.float().div_(255).sub_(shift).div_(scale)
 
 
 def upsample_map(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:

@@ -73,8 +73,12 @@ class Detectors:
         self._run = on_gpu(seconds=60)(lambda key, images, scans: self.get(key).predict(images, scans))
 
     def names(self, *, with_scan: bool) -> list[str]:
-        """Detectors that take a scan, or those that take a picture alone; of the Hub's it is not known before."""
-        return [name for name in available_checkpoints() if _takes_scan(name) == with_scan] + self._hub_names
+        """Detectors that take a scan, or those that take a picture alone; of the Hub's it is not known before.
+
+        The demonstrations, which the example pictures are for, come first.
+        """
+        here = [name for name in available_checkpoints() if _takes_scan(name) == with_scan]
+        return sorted(here, key=lambda name: not name.startswith("demo-")) + self._hub_names
 
     def predict(
         self, key: Key, images: Sequence[Image.Image | None], scans: Sequence[np.ndarray] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import shutil
 import tempfile
@@ -23,24 +22,23 @@ from ast_hf.demo.detectors import Detectors, Key, on_gpu
 from ast_hf.demo.uploads import DemoError, Upload
 from ast_hf.detector import ASTDetector
 from ast_hf.errors import ASTError
-from ast_hf.training.trainer import MIN_SAMPLES, hold_out, train
+from ast_hf.training.trainer import MIN_SAMPLES, train
 
 OWN_DETECTOR = "Your own detector"
 
 
 @dataclass(frozen=True)
 class TeachSettings:
-    """How the page trains: a small student, and as many steps for few pictures as for many."""
+    """How the page trains: by the preset's recipe, with as many steps for few pictures as for many."""
 
-    config: ASTDetectorConfig = field(default_factory=lambda: ASTDetectorConfig.preset("compact", student_channels=96))
+    config: ASTDetectorConfig = field(default_factory=lambda: ASTDetectorConfig.preset("compact"))
     backbone_weights: str | Path | None = PRETRAINED
-    steps: int = 48  # of the optimiser, for the teacher and for the student
+    steps: int = 120  # of the optimiser, for the teacher and for the student
 
-    def recipe(self, count: int) -> TrainingRecipe:
-        """The recipe for so many pictures."""
-        recipe = TrainingRecipe.preset("compact")
-        batches = max(1, len(hold_out(count, recipe, 0)[0]) // recipe.batch_size)
-        return TrainingRecipe.preset("compact", epochs=math.ceil(self.steps / batches))
+    @property
+    def recipe(self) -> TrainingRecipe:
+        """One epoch at least, and as many as the steps need."""
+        return TrainingRecipe.preset("compact", epochs=1, min_steps=self.steps)
 
 
 class TrainingStep(NamedTuple):
@@ -139,7 +137,7 @@ def _train(pictures: Sequence[Image.Image], folder: Path, settings: TeachSetting
             raise CancelledError
 
     def work() -> None:
-        recipe, weights = settings.recipe(len(pictures)), settings.backbone_weights
+        recipe, weights = settings.recipe, settings.backbone_weights
         try:
             # Nothing of a visitor's pictures is kept, features included.
             options: dict[str, Any] = {"backbone_weights": weights, "cache_folder": False, "progress": progress}

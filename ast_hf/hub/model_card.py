@@ -42,8 +42,9 @@ print(prediction.score, prediction.is_anomalous)
 
 ## Limits
 {limit}
-It knows one kind of part, in the pose, light and camera of its training data, at {size} x {size} pixels; whatever
-differs from them, harmless or not, looks like a defect to it. It is not made for decisions on which safety hangs.
+It knows one kind of part, in the pose, light and camera of its training data, at {size} pixels (height x width);
+whatever differs from them, harmless or not, looks like a defect to it. It is not made for decisions on which safety
+hangs.
 
 ## Receipt
 {receipt}
@@ -86,7 +87,7 @@ def write_card(
     )  # fmt: skip
     sees = " and ".join(["a picture"] * config.uses_rgb + ["a 3D scan"] * config.uses_depth)
     arguments = ", ".join(['"part.png"'] * config.uses_rgb + ['points="part.tiff"'] * config.uses_depth)
-    backbone = f" The frozen backbone is {_spoken_backbone(config.backbone)}." if config.uses_rgb else ""
+    backbone = f" The frozen backbone is timm's {config.backbone}." if config.uses_rgb else ""
     body = _TEXT.format(
         name=model_name, repo_id=repo_id, sees=sees, arguments=arguments, limit=metrics["limit"],
         figures=_table(metrics),
@@ -94,7 +95,7 @@ def write_card(
         picture=f"\n![A part and its heat map]({PICTURE_NAME})\n" if picture else "",
         data=f"Good parts alone: {title} {metrics['category']}. Licence of the data, and of this: {licence}.{backbone}",
         calibration=_calibration(calibration),
-        size=config.image_size if config.uses_rgb else config.depth_size,
+        size=" x ".join(map(str, config.image_shape if config.uses_rgb else [config.depth_size] * 2)),
         receipt="\n".join(f"- {k}: {v}" for k, v in metrics["receipt"].items()) or "None was kept.",
     )  # fmt: skip
     text = f"---\n{front.to_yaml()}\n---\n{body}"
@@ -138,15 +139,6 @@ def _table(metrics: Mapping[str, Any]) -> str:
 def _spoken(figure: str) -> str:
     words = figure.replace("_", " ").replace("auroc", "AUROC").replace("au pro", "AU-PRO").replace("au spro", "AU-sPRO")
     return words[:1].upper() + words[1:]
-
-
-def _spoken_backbone(name: str) -> str:
-    if name != "ast-tiny":
-        return f"timm's {name}"
-    return (
-        f"{name}, which comes with ast_hf: a small network that learnt the features of timm's tf_efficientnet_b0 "
-        "(ImageNet) on drawn pictures and photographs that Python packages bring along"
-    )
 
 
 def _calibration(calibration: Calibration | None) -> str:

@@ -46,7 +46,7 @@ class Saveable(Protocol):
 def find_checkpoint(name: str | Path, *, revision: str | None = None, **download: Any) -> Path:
     """Finds the folder of a checkpoint, downloading it where needed; the log says where it was found.
 
-    In this order: checkpoints that come with the package, the local store (`store`), the alias table (repositories of
+    In this order: the local store (`store`), checkpoints that come with the package, the alias table (repositories of
     the organisation `$AST_HF_ORG`, or ast-hf), Hub ids "org/name", folders. A `revision` asks the Hub alone.
 
     Args:
@@ -164,7 +164,7 @@ def find_backbone(digest: str | None) -> Path | None:
 
 
 def _roots(kind: str) -> tuple[Path, Path]:
-    return _ASSETS / kind, home() / kind
+    return home() / kind, _ASSETS / kind
 
 
 def _alias(name: str) -> tuple[str, str | None]:

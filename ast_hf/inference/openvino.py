@@ -71,7 +71,7 @@ def example_inputs(network: ASTNetwork) -> dict[str, Tensor]:
     config, generator = network.config, torch.Generator().manual_seed(0)
     size, inputs = (1, 1, config.depth_size, config.depth_size), {}
     if config.uses_rgb:
-        inputs["pixel_values"] = torch.randn(1, 3, config.image_size, config.image_size, generator=generator)
+        inputs["pixel_values"] = torch.randn(1, 3, *config.image_shape, generator=generator)
     if config.uses_depth:
         inputs["depth"] = torch.randn(size, generator=generator)
     if config.uses_depth and config.foreground_dilation:

@@ -98,7 +98,7 @@ class Predictor:
     def compute(self, samples: Sequence[LoadedSample]) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, h, w) and scores (B,) of a batch, on the detector's device."""
         return self._compute(
-            stack_pixel_values(samples, self.device),
+            stack_pixel_values(self.config, samples, self.device),
             stack([sample.depth for sample in samples], self.device),
             stack([sample.foreground for sample in samples], self.device),
         )

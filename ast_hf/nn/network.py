@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, max_pool2d, pad, pixel_unshuffle
+from torch.nn.functional import conv2d, interpolate, max_pool2d, pad, pixel_unshuffle
 
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.errors import ConfigError
 from ast_hf.nn.flow import build_teacher, positional_encoding
 from ast_hf.nn.losses import distance_map, image_score
+from ast_hf.nn.precision import at_least_fp32
 from ast_hf.nn.student import Student
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class ASTNetwork(nn.Module):
     positional_encoding: Tensor
     input_mean: Tensor
     input_std: Tensor
+    projection: Tensor
 
     def __init__(self, config: ASTDetectorConfig, *, backbone_weights: str | Path | None = None) -> None:
         super().__init__()
@@ -66,8 +68,10 @@ class ASTNetwork(nn.Module):
         if config.feature_normalization == "channel":
             self.register_buffer("input_mean", torch.zeros(config.input_channels))
             self.register_buffer("input_std", torch.ones(config.input_channels))
+        if config.feature_projection:
+            self.register_buffer("projection", torch.eye(config.feature_projection, config.input_channels))
         self.teacher = build_teacher(
-            config.input_channels,
+            config.network_channels,
             self.map_size,
             condition_channels=config.position_channels,
             hidden_channels=config.teacher_channels,
@@ -75,11 +79,12 @@ class ASTNetwork(nn.Module):
             clamp=config.coupling_clamp,
         )
         self.student = Student(
-            config.input_channels,
+            config.network_channels,
             condition_channels=config.position_channels,
             hidden_channels=config.student_channels,
             blocks=config.student_blocks,
             negative_slope=config.student_negative_slope,
+            kernel_size=config.student_kernel_size,
         )
         self.eval()
 
@@ -94,7 +99,7 @@ class ASTNetwork(nn.Module):
         """Scores a batch.
 
         Args:
-            pixel_values: (B, 3, image_size, image_size), ImageNet-normalised (`data.transforms.to_pixel_values`).
+            pixel_values: (B, 3, *image_shape), normalised (`data.transforms.to_pixel_values`).
             depth: (B, 1, depth_size, depth_size), as `data.DepthProcessor` gives it.
             foreground: (B, 1, depth_size, depth_size) of 0 and 1, as `data.DepthProcessor` gives it; None masks
                 nothing.
@@ -106,10 +111,9 @@ class ASTNetwork(nn.Module):
         return self.score_inputs(self.join_inputs(features, depth), self.map_mask(foreground))
 
     def extract_features(self, pixel_values: Tensor | None) -> Tensor:
-        """The backbone's features (B, F, h, w) of pictures (B, 3, image_size, image_size)."""
+        """The backbone's features (B, F, h, w) of pictures (B, 3, *image_shape)."""
         assert self.backbone is not None, "a detector of depth alone has no backbone"
-        size = self.config.image_size
-        return self.backbone(_checked("pixel_values", pixel_values, (3, size, size)))
+        return self.backbone(_checked("pixel_values", pixel_values, (3, *self.config.image_shape)))
 
     def join_inputs(self, features: Tensor | None, depth: Tensor | None) -> Tensor:
         """What teacher and student see before standardisation, (B, C, h, w).
@@ -133,10 +137,15 @@ class ASTNetwork(nn.Module):
         return interpolate(dilated, size=self.map_size, mode="bilinear", align_corners=False)
 
     def standardize(self, inputs: Tensor) -> Tensor:
-        """Inputs (B, C, h, w) as the networks take them: per channel with the training set's mean and std."""
-        if self.config.feature_normalization == "none":
-            return inputs
-        return (inputs - self.input_mean[:, None, None]) / self.input_std[:, None, None]
+        """Inputs (B, C, h, w) as the networks take them, (B, network_channels, h, w).
+
+        Per channel with the training set's mean and std, then its principal components; each where configured.
+        """
+        if self.config.feature_normalization == "channel":
+            inputs = (inputs - self.input_mean[:, None, None]) / self.input_std[:, None, None]
+        if self.config.feature_projection:
+            inputs = conv2d(inputs, self.projection[:, :, None, None])
+        return at_least_fp32(inputs)
 
     def teacher_forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's z (B, C, h, w) and log_jac (B, h, w) for standardised inputs (B, C, h, w)."""
@@ -154,7 +163,7 @@ class ASTNetwork(nn.Module):
         teacher_z, log_jac = self.teacher_forward(inputs)
         student_z = self.student_forward(inputs)
         anomaly_map = distance_map(teacher_z, student_z, mask)
-        score = image_score(anomaly_map, self.config.image_score)
+        score = image_score(anomaly_map, self.config.image_score, self.config.image_score_fraction)
         return ASTOutput(anomaly_map, score, teacher_z, student_z, log_jac, mask)
 
     def _condition(self, batch: int) -> Tensor | None:
@@ -180,7 +189,7 @@ def build_backbone(config: ASTDetectorConfig, weights: str | Path | None) -> Bac
     """The backbone that a configuration asks for; arguments and errors as `Backbone`."""
     from ast_hf.nn.backbone import Backbone  # timm, which a detector of depth alone does not need
 
-    return Backbone(config.backbone, config.backbone_layer, padding=config.backbone_padding, weights=weights)
+    return Backbone(config.backbone, config.backbone_layers, padding=config.backbone_padding, weights=weights)
 
 
 def dilate(foreground: Tensor, size: int) -> Tensor:
@@ -198,11 +207,10 @@ def _map_size(config: ASTDetectorConfig, backbone: Backbone | None) -> tuple[int
     side = config.depth_size // config.depth_unshuffle
     if backbone is None:
         return side, side
-    channels, *size = backbone.output_shape(config.image_size)
+    channels, *size = backbone.output_shape(config.image_shape)
     if channels != config.feature_channels:
-        raise ConfigError(
-            f"{config.backbone} gives {channels} channels at {config.backbone_layer}: set feature_channels={channels}."
-        )
+        layers = ", ".join(config.backbone_layers)
+        raise ConfigError(f"{config.backbone} gives {channels} channels at {layers}: set feature_channels={channels}.")
     if config.uses_depth and tuple(size) != (side, side):
         raise ConfigError(
             f"The features are {size[0]} x {size[1]} and the unshuffled height map is {side} x {side}: "

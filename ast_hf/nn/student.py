@@ -11,11 +11,11 @@ from ast_hf.nn.precision import at_least_fp32
 class ResidualBlock(nn.Module):
     """(conv - batch norm - leaky ReLU) twice, plus the input."""
 
-    def __init__(self, channels: int, negative_slope: float) -> None:
+    def __init__(self, channels: int, negative_slope: float, kernel_size: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
         self.norm2 = nn.BatchNorm2d(channels)
         self.activation = nn.LeakyReLU(negative_slope)
 
@@ -33,16 +33,26 @@ class Student(nn.Module):
         hidden_channels: Width of the blocks.
         blocks: Number of residual blocks.
         negative_slope: Of every leaky ReLU.
+        kernel_size: Odd, of every convolution; 3 in the paper.
     """
 
     def __init__(
-        self, channels: int, *, condition_channels: int, hidden_channels: int, blocks: int, negative_slope: float
+        self,
+        channels: int,
+        *,
+        condition_channels: int,
+        hidden_channels: int,
+        blocks: int,
+        negative_slope: float,
+        kernel_size: int = 3,
     ) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(condition_channels + channels, hidden_channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(condition_channels + channels, hidden_channels, kernel_size, padding=kernel_size // 2)
         self.activation = nn.LeakyReLU(negative_slope)
-        self.blocks = nn.Sequential(*(ResidualBlock(hidden_channels, negative_slope) for _ in range(blocks)))
-        self.conv_out = nn.Conv2d(hidden_channels, channels, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(hidden_channels, negative_slope, kernel_size) for _ in range(blocks))
+        )
+        self.conv_out = nn.Conv2d(hidden_channels, channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Maps x (B, C, h, w), with condition (B, P, h, w), to (B, C, h, w)."""

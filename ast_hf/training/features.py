@@ -65,7 +65,10 @@ class FeatureCache:
         if network.backbone is None:
             raise ValueError("A detector without a backbone has no features to keep.")
         config, precision = network.config, resolve_precision(network.device, precision)
-        settings = (config.backbone_layer, config.image_size, config.backbone_padding, precision)
+        settings = (
+            config.backbone_layers, config.image_shape, config.image_mean, config.image_std, config.backbone_padding,
+            precision,
+        )  # fmt: skip
         self.settings = f"{network.backbone.digest()} {settings}".encode()
         self.folder, self.max_bytes = folder, max_bytes
 
@@ -178,7 +181,7 @@ def _features(network: ASTNetwork, batch: Sequence[_Entry], cache: FeatureCache 
         return torch.stack(found).to(network.device)
     loaded = [entry.loaded or load_sample(network.config, entry.sample) for entry in batch]
     # The backbone may give channels_last, and convolutions round differently on that than on what the cache gives.
-    computed = network.extract_features(stack_pixel_values(loaded, network.device)).contiguous()
+    computed = network.extract_features(stack_pixel_values(network.config, loaded, network.device)).contiguous()
     for entry, features in zip(batch, computed, strict=True):
         if cache is not None and entry.features is None and entry.sample.image is not None:
             cache.put(entry.sample.image, features)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from ast_hf.config import DEFAULT_FALSE_POSITIVE_RATE, PRETRAINED, ASTDetectorConfig, Precision, TrainingRecipe
+from ast_hf.data.images import read_image
+from ast_hf.data.sample import Sample
 from ast_hf.data.samples import collect_samples
 from ast_hf.data.transforms import upsample_map
 from ast_hf.detector import ASTDetector
@@ -22,7 +28,9 @@ from ast_hf.nn.network import ASTNetwork
 from ast_hf.nn.precision import autocast, resolve_precision
 from ast_hf.training.features import FeatureCache, PreparedSamples, default_cache_folder, prepare
 from ast_hf.training.progress import Progress, progress_bars
+from ast_hf.training.standardization import set_standardization
 
+_LOG = logging.getLogger(__name__)
 MIN_SAMPLES = 10
 # A tenth of a small set is too few to set a threshold with; of a very small one a third has to do.
 _ENOUGH_TO_CALIBRATE = 8
@@ -69,6 +77,7 @@ def train(
     check_rate(false_positive_rate)  # now, rather than after an hour of training
     samples = collect_samples(config, good_images, points)
     fitted, held_out = hold_out(len(samples), recipe, seed)
+    config = fit_image_size(config, samples) if recipe.keep_aspect else config
     detector = build(config, seed, backbone_weights=backbone_weights).place(device)
     bars = progress_bars() if progress is None else contextlib.nullcontext(progress)
     with bars as report:
@@ -87,6 +96,23 @@ def train(
             held = prepared.select(held_out)
             detector.calibration = calibrate(detector, held, false_positive_rate, precision=recipe.precision)
     return detector
+
+
+def fit_image_size(config: ASTDetectorConfig, samples: Sequence[Sample]) -> ASTDetectorConfig:
+    """The configuration with pictures of the samples' median aspect, at the same area and in multiples of 32 pixels.
+
+    Where `image_size` is (height, width) already, or height maps go in, which are square, it stays as it is.
+    """
+    if isinstance(config.image_size, tuple) or config.uses_depth:
+        return config
+    sizes = [read_image(sample.image).size for sample in samples[:: max(1, len(samples) // 50)] if sample.image]
+    aspect = median(width / height for width, height in sizes)
+    sides = (config.image_size / aspect**0.5, config.image_size * aspect**0.5)
+    height, width = (max(32, 32 * round(side / 32)) for side in sides)
+    if height != width:
+        _LOG.info("Pictures are resized to %d x %d pixels (height x width), after their median aspect.", height, width)
+        return replace(config, image_size=(height, width))
+    return config
 
 
 def build(config: ASTDetectorConfig, seed: int, *, backbone_weights: str | Path | None = PRETRAINED) -> ASTDetector:
@@ -147,7 +173,7 @@ def fit_teacher(
     inputs, mask = network.standardize(samples.inputs), samples.mask
 
     def loss(rows: Tensor) -> Tensor:
-        z, log_jac = network.teacher_forward(inputs[rows])
+        z, log_jac = network.teacher_forward(_noisy(inputs[rows], recipe.feature_noise, generator))
         return nll_map(z, log_jac, None if mask is None else mask[rows]).mean()
 
     _optimize(network.teacher, loss, len(samples), recipe, generator, "teacher", progress)
@@ -162,27 +188,28 @@ def fit_student(
 ) -> None:
     """Trains the student of a network whose teacher is trained, in place.
 
-    The frozen teacher's targets are computed once: it sees no batch statistics and no augmentation, so they are the
-    same in every epoch.
+    Without noise the frozen teacher's targets are computed once: it sees no batch statistics and no augmentation, so
+    they are the same in every epoch. With noise they are its answers to the noisy inputs.
     """
     inputs, mask = network.standardize(samples.inputs), samples.mask
-    with autocast(network.device, recipe.precision):
-        targets = teacher_targets(network, inputs)
+    targets = inputs[:0]
+    if not recipe.feature_noise:
+        with autocast(network.device, recipe.precision):
+            targets = teacher_targets(network, inputs)
 
     def loss(rows: Tensor) -> Tensor:
-        guess = network.student_forward(inputs[rows])
-        return distance_map(targets[rows], guess, None if mask is None else mask[rows]).mean()
+        seen = _noisy(inputs[rows], recipe.feature_noise, generator)
+        target = teacher_targets(network, seen) if recipe.feature_noise else targets[rows]
+        return distance_map(target, network.student_forward(seen), None if mask is None else mask[rows]).mean()
 
     _optimize(network.student, loss, len(samples), recipe, generator, "student", progress)
 
 
-@torch.no_grad()
-def set_standardization(network: ASTNetwork, inputs: Tensor) -> None:
-    """Sets each channel's mean and std from inputs (N, C, h, w), where the configuration asks for it."""
-    if network.config.feature_normalization == "channel":
-        network.input_mean.copy_(inputs.mean(dim=(0, 2, 3)))
-        # A channel that never changes says nothing; the floor keeps it from being divided by zero.
-        network.input_std.copy_(inputs.std(dim=(0, 2, 3)).clamp_min(1e-6))
+def _noisy(inputs: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    """Inputs with Gaussian noise; the generator is the CPU's, so that every device sees the same."""
+    if not deviation:
+        return inputs
+    return inputs + deviation * torch.randn(inputs.shape, generator=generator).to(inputs.device)
 
 
 @torch.no_grad()
@@ -202,14 +229,14 @@ def calibrate(
 ) -> Calibration:
     """What good samples that the network was not trained on say about thresholds."""
     config, scores, peaks = network.config, [], []
-    side = config.image_size if config.uses_rgb else config.depth_size
+    shown = config.image_shape if config.uses_rgb else (config.depth_size, config.depth_size)
     with autocast(network.device, precision):
         for rows in torch.arange(len(samples)).split(batch_size):
             batch = samples.select(rows)
             output = network.score_inputs(batch.inputs, batch.mask)
             scores += output.score.tolist()
             # Of the map as it is shown: between the cells bicubic upsampling overshoots, by up to 41 %.
-            peaks += upsample_map(output.anomaly_map, (side, side)).amax(dim=(1, 2)).clamp_min(0).tolist()
+            peaks += upsample_map(output.anomaly_map, shown).amax(dim=(1, 2)).clamp_min(0).tolist()
     resolved = resolve_precision(network.device, precision)
     return Calibration(tuple(scores), tuple(peaks), false_positive_rate, resolved)
 
@@ -228,10 +255,13 @@ def _optimize(
     optimizer = torch.optim.Adam(
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
-    batch_size = min(recipe.batch_size, count)
+    batch_size, epochs = min(recipe.batch_size, count), recipe.epochs_for(count)
+    scheduler = None
+    if recipe.schedule == "one-cycle" and epochs:
+        scheduler = OneCycleLR(optimizer, recipe.learning_rate, epochs * (count // batch_size), pct_start=0.1)
     network.train()
     try:
-        for epoch in range(recipe.epochs):
+        for epoch in range(epochs):
             order, total = torch.randperm(count, generator=generator).to(device), torch.zeros((), device=device)
             batches = order[: count - count % batch_size].split(batch_size)
             for rows in batches:
@@ -240,11 +270,13 @@ def _optimize(
                     loss = loss_of(rows)
                 loss.backward()
                 optimizer.step()
+                if scheduler is not None:
+                    scheduler.step()
                 total.add_(loss.detach())
             mean = total.item() / len(batches)  # read once an epoch, so that a GPU never waits
             if not math.isfinite(mean):
                 raise TrainingError(f"The loss is {mean} in epoch {epoch + 1}: lower the learning rate or the clamp.")
             if progress is not None:
-                progress(stage, epoch + 1, recipe.epochs, mean)
+                progress(stage, epoch + 1, epochs, mean)
     finally:
         network.eval()

@@ -47,7 +47,7 @@ def test_raw_patches_are_mean_colours_side_by_side(tmp_path: Path) -> None:
     weights = str(write_trunk(tmp_path))  # of another network: the patches have none
     backbone = [build_variant(config, RAW_PATCHES, 0, weights).backbone for _ in range(2)][1]
     assert backbone is not None
-    assert backbone.output_shape(96) == (192, 3, 3)
+    assert backbone.output_shape((96, 96)) == (192, 3, 3)
     x = torch.rand(2, 3, 64, 96)
     colours = torch.nn.functional.avg_pool2d(x, 4)
     torch.testing.assert_close(backbone(x), torch.nn.functional.pixel_unshuffle(colours, 8))

@@ -17,8 +17,10 @@ ASSETS = Path(ast_hf.__file__).parent / "assets"
 
 def test_assets_are_small() -> None:
     sizes = {path.relative_to(ASSETS): path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()}
-    assert sizes[Path("ast-tiny.safetensors")] <= 8e6
-    assert sum(size for path, size in sizes.items() if path.suffix == ".safetensors") <= 15e6
+    weights = [size for path, size in sizes.items() if path.suffix == ".safetensors"]
+    assert len(weights) == 4 and max(weights) <= 6e6
+    # The bottles' licence is not the package's.
+    assert Path("checkpoints/ast-mvtec-bottle/LICENSE") in sizes
 
 
 @pytest.mark.parametrize("demonstration", DEMONSTRATIONS, ids=lambda d: d.category)

@@ -22,7 +22,7 @@ from benchmark import reference, speed
 from benchmark.speed import Measurement
 from tests import tiny
 
-SMALL = ["image_size=64", "teacher_channels=8", "student_channels=8", "student_blocks=1"]
+SMALL = ["image_size=64", "feature_projection=0", "teacher_channels=8", "student_channels=8", "student_blocks=1"]
 SMALL += [f"{name}={value}" for name, value in tiny.BACKBONE.items()]
 
 

@@ -186,5 +186,5 @@ def test_any_value_but_zero_is_mask() -> None:
 @pytest.mark.parametrize("size", [8, 24, 40])
 def test_pixel_values_are_those_of_torchvision(size: int) -> None:
     image, normalize = Image.fromarray(RGB), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    reference = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), normalize])
-    assert torch.equal(to_pixel_values(image, size), reference(image))
+    reference = transforms.Compose([transforms.Resize((size, 2 * size)), transforms.ToTensor(), normalize])
+    assert torch.equal(to_pixel_values(image, (size, 2 * size)), reference(image))

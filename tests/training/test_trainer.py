@@ -9,6 +9,7 @@ from ast_hf.config import Precision
 from ast_hf.inference import Predictor
 from ast_hf.nn.precision import resolve_precision
 from ast_hf.training.features import PreparedSamples, prepare
+from ast_hf.training.standardization import set_standardization
 from ast_hf.training.trainer import TrainingError, build, fit, hold_out
 from tests import tiny
 
@@ -117,3 +118,34 @@ def test_divergence_is_an_error() -> None:
     detector, samples = prepared(8)
     with pytest.raises(TrainingError, match="epoch 1"):
         fit(detector, PreparedSamples(samples.inputs * float("inf"), None), tiny.RECIPE)
+
+
+def test_the_projection_keeps_what_varies_most_on_one_scale() -> None:
+    detector, samples = prepared(feature_projection=6, feature_normalization="channel")
+    set_standardization(detector, samples.inputs)
+    plain = (samples.inputs - samples.inputs.mean((0, 2, 3), keepdim=True)) / samples.inputs.std(
+        (0, 2, 3), keepdim=True
+    ).clamp_min(1e-6)
+    cells = plain.permute(0, 2, 3, 1).reshape(-1, plain.shape[1]).double()
+    values = torch.linalg.eigvalsh(cells.T @ cells / len(cells))[-6:]
+    seen = detector.standardize(samples.inputs)
+    assert seen.shape[1] == 6 and seen.square().mean().item() == pytest.approx(1, rel=1e-3)
+    expected = (values / values.mean()).float()
+    torch.testing.assert_close(seen.square().mean((0, 2, 3)), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_noise_and_one_cycle_learn_by_the_seed() -> None:
+    detectors = [prepared()[0] for _ in range(3)]
+    for detector, seed in zip(detectors, (0, 0, 1), strict=True):
+        _, samples = prepared()
+        recipe = TrainingRecipe(epochs=2, feature_noise=0.2, schedule="one-cycle", learning_rate=1e-3, precision="fp32")
+        fit(detector, samples, recipe, seed=seed)
+    weights = [next(iter(detector.student.parameters())) for detector in detectors]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(("size", "expected"), [((100, 50), (32, 96)), ((60, 60), 64)])
+def test_pictures_keep_their_aspect_where_the_recipe_says_so(size: tuple[int, int], expected: object) -> None:
+    samples = [tiny.picture(seed, size) for seed in range(12)]
+    detector = train(tiny.config(), samples, TrainingRecipe(epochs=1, keep_aspect=True), **NO_FILES)
+    assert detector.config.image_size == expected
