@@ -105,7 +105,8 @@ def fit_image_size(config: ASTDetectorConfig, samples: Sequence[Sample]) -> ASTD
     """
     if isinstance(config.image_size, tuple) or config.uses_depth:
         return config
-    sizes = [read_image(sample.image).size for sample in samples[:: max(1, len(samples) // 50)] if sample.image]
+    some = (sample.image for sample in samples[:: max(1, len(samples) // 50)])
+    sizes = [read_image(image).size for image in some if image is not None]
     aspect = median(width / height for width, height in sizes)
     sides = (config.image_size / aspect**0.5, config.image_size * aspect**0.5)
     height, width = (max(32, 32 * round(side / 32)) for side in sides)

@@ -1,5 +1,6 @@
 """Training: teacher, student and threshold, from good parts alone; the same seed gives the same detector."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -146,6 +147,6 @@ def test_noise_and_one_cycle_learn_by_the_seed() -> None:
 
 @pytest.mark.parametrize(("size", "expected"), [((100, 50), (32, 96)), ((60, 60), 64)])
 def test_pictures_keep_their_aspect_where_the_recipe_says_so(size: tuple[int, int], expected: object) -> None:
-    samples = [tiny.picture(seed, size) for seed in range(12)]
+    samples = [np.asarray(tiny.picture(seed, size)) for seed in range(12)]
     detector = train(tiny.config(), samples, TrainingRecipe(epochs=1, keep_aspect=True), **NO_FILES)
     assert detector.config.image_size == expected
