@@ -16,7 +16,6 @@ def set_standardization(network: ASTNetwork, inputs: Tensor) -> None:
         # A channel that never changes says nothing; the floor keeps it from being divided by zero.
         network.input_std.copy_(inputs.std(dim=(0, 2, 3)).clamp_min(1e-6))
     if network.config.feature_projection:
-        network.projection.copy_(torch.eye(*network.projection.shape))
         network.projection.copy_(_principal_components(network, inputs))
 
 
