@@ -7,7 +7,7 @@ from typing import Any
 
 from ast_hf.errors import ConfigError
 
-CONFIG_VERSION = 2
+CONFIG_VERSION = 3
 
 
 def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,5 +42,12 @@ def _to_version_2(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, **came}
 
 
+def _to_version_3(fields: dict[str, Any]) -> dict[str, Any]:
+    """What was learnt of pictures and scans was not written down; there was one pair, one tile, and no region."""
+    came: dict[str, Any] = {"tiles": [1, 1], "region": False}
+    came |= {"image_bits": None, "depth_range": None, "local_channels": None, "local_share": 0.7}
+    return {**fields, **came}
+
+
 # An older config_version -> what makes its fields those of the next version.
-_UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _to_version_2}
+_UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _to_version_2, 2: _to_version_3}

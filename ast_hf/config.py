@@ -12,11 +12,13 @@ from typing import Any, Literal, TypeAlias
 from huggingface_hub.dataclasses import strict
 
 from ast_hf._fields import bounded, check_fields, from_json, identifier, odd_sizes, to_json
+from ast_hf._presets import PRESETS
 from ast_hf._upgrades import CONFIG_VERSION, upgrade
 from ast_hf.errors import ConfigError
 
 PRETRAINED = "pretrained"  # backbone weights: timm's from the Hub, or those that come with the package
 DEFAULT_FALSE_POSITIVE_RATE = 0.05
+MAX_IMAGE_SIDE = 16384  # of what pictures are resized to, in pixels
 
 # "auto" is bf16 where that is faster; "fp32" is exact and, on one machine, the same to the bit at every run.
 Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
@@ -37,6 +39,14 @@ class ASTDetectorConfig:
     modality: Literal["rgb", "depth", "rgb+depth"] = "rgb"
     # Pictures are resized to this many pixels square, aspect not kept, as the authors do; or to (height, width).
     image_size: int | tuple[int, int] = bounded(768, 32, 4096)
+    # (rows, columns) of tiles of that size, which go through the backbone one by one: for small defects on large
+    # pictures. Teacher and student learn from crops of a tile's size and see the whole map afterwards.
+    tiles: tuple[int, int] = bounded((1, 1), 1, 32)
+    # Whether a region of interest is part of the weights; what lies outside is neither seen nor scored.
+    region: bool = False
+    # How many bits a colour those pictures use that have more than 8, of which the high 8 are seen. `train` finds it in
+    # the training set; None stands for a training set without such pictures.
+    image_bits: int | None = bounded(None, 8, 16)
     # What the backbone was trained with: mean and deviation of each colour in [0, 1] (ImageNet's, by default).
     image_mean: tuple[float, float, float] = bounded((0.485, 0.456, 0.406), 0.0, 1.0)
     image_std: tuple[float, float, float] = bounded((0.229, 0.224, 0.225), 1e-3, 1.0)
@@ -56,6 +66,8 @@ class ASTDetectorConfig:
     # Height maps are resized to depth_size square; depth_unshuffle x depth_unshuffle pixels of them become channels.
     depth_size: int = bounded(192, 8, 4096)
     depth_unshuffle: int = bounded(8, 1, 64)
+    # Lowest and highest z in the training set's scans, in metres; `train` finds them, and scans elsewhere are refused.
+    depth_range: tuple[float, float] | None = bounded(None, -100.0, 100.0)
     # Channels of the 2D sine/cosine positional encoding, a multiple of 4; 0 leaves it out.
     position_channels: int = bounded(32, 0, 1024)
     # The teacher: one kernel size a coupling block; the clamp is the paper's alpha.
@@ -67,6 +79,10 @@ class ASTDetectorConfig:
     student_blocks: int = bounded(4, 0, 64)
     student_kernel_size: int = bounded(3, 1, 15)
     student_negative_slope: float = bounded(0.01, 0.0, 1.0)
+    # A second, local pair: widths of its teacher and its student, of 1 x 1 convolutions, so that a cell is judged by
+    # its own features and place. The map is wide^(1 - local_share) * local^local_share. None is the paper's one pair.
+    local_channels: tuple[int, int] | None = bounded(None, 1, 8192)
+    local_share: float = bounded(0.7, 0.0, 1.0)
     # How a map becomes one number: "max" where a foreground mask exists, "mean" in RGB alone (paper, section 3.4);
     # "top" is the mean of its highest cells, of this fraction. Not in the paper.
     image_score: Literal["mean", "max", "top"] = "mean"
@@ -82,6 +98,12 @@ class ASTDetectorConfig:
             raise ConfigError(
                 f"depth_size={self.depth_size} is not a multiple of depth_unshuffle={self.depth_unshuffle}."
             )
+        if max(self.image_shape) > MAX_IMAGE_SIDE:
+            raise ConfigError(
+                f"tiles={self.tiles} of image_size={self.image_size} make more than {MAX_IMAGE_SIDE} pixels a side."
+            )
+        if self.uses_depth and self.tiles != (1, 1):
+            raise ConfigError(f"tiles={self.tiles}: height maps are not cut into tiles; leave it at (1, 1).")
         if self.uses_depth and self.image_shape[0] != self.image_shape[1]:
             raise ConfigError(f"image_size={self.image_size}: with a height map, which is square, give one number.")
         if self.student_kernel_size % 2 == 0:
@@ -109,9 +131,14 @@ class ASTDetectorConfig:
         return self.modality != "rgb"
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """(height, width) that pictures are resized to."""
+    def tile_shape(self) -> tuple[int, int]:
+        """(height, width) of what the backbone sees at once."""
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) that pictures are resized to: all tiles side by side."""
+        return self.tile_shape[0] * self.tiles[0], self.tile_shape[1] * self.tiles[1]
 
     @property
     def backbone_layers(self) -> tuple[str, ...]:
@@ -163,7 +190,7 @@ class TrainingRecipe:
 
     # Passes over the training set, for the teacher and then as many for the student; more, up to max_epochs, where
     # they would be fewer than min_steps of the optimiser.
-    epochs: int = bounded(240, 0, 100_000)
+    epochs: int = bounded(240, 1, 100_000)
     min_steps: int = bounded(0, 0, 1_000_000)
     max_epochs: int = bounded(100_000, 0, 100_000)
     # The last incomplete batch of an epoch is dropped.
@@ -173,8 +200,12 @@ class TrainingRecipe:
     # "one-cycle" raises the learning rate to learning_rate over a tenth of the steps, and lowers it to nothing.
     schedule: Literal["constant", "one-cycle"] = "constant"
     # Deviation of the Gaussian noise on the standardised inputs while teacher and student learn: directions and cells
-    # that never vary in good parts would otherwise run away for nothing. Not in the paper.
+    # that never vary in good parts would otherwise run away for nothing. Of the pair, and of the second, local one,
+    # where the configuration has it. Not in the paper.
     feature_noise: float = bounded(0.0, 0.0, 10.0)
+    local_noise: float = bounded(0.2, 0.0, 10.0)
+    # Epochs of the second, local pair, whose steps cost half as much.
+    local_epochs: int = bounded(24, 1, 100_000)
     # Whether `train` gives pictures their own median aspect, in multiples of 32 pixels and at the area of image_size,
     # where that is one number. Not in the paper.
     keep_aspect: bool = False
@@ -205,48 +236,6 @@ class TrainingRecipe:
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingRecipe":
         """Reads what `to_dict` wrote; raises `ConfigError` for unknown or missing fields."""
         return from_json(cls, dict(values))
-
-
-_MVTEC_3D = {"coupling_clamp": 1.9, "teacher_channels": 64}
-_COMPACT = {
-    "image_size": 384,
-    "backbone_padding": None,
-    "feature_normalization": "channel",
-    "depth_size": 96,
-    "coupling_clamp": 1.9,
-    "teacher_channels": 64,
-}
-_LITE0 = {
-    "backbone": "tf_efficientnet_lite0.in1k",
-    "backbone_layer": ("blocks.2", "blocks.4", "blocks.5"),
-    "feature_channels": 40 + 112 + 192,
-    "feature_projection": 64,
-    "image_mean": (0.5, 0.5, 0.5),
-    "image_std": (0.5, 0.5, 0.5),
-    "student_channels": 128,
-    "image_score": "top",
-}
-_SHORT = {
-    "epochs": 12, "min_steps": 120, "learning_rate": 1e-3, "schedule": "one-cycle", "feature_noise": 0.2,
-    "keep_aspect": True,
-}  # fmt: skip
-
-# name -> (fields of the configuration, fields of the recipe) that differ from the defaults.
-PRESETS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "mvtec-ad": ({}, {}),
-    # No recipe was published for these two; EfficientAD's authors ran AST's MVTec AD recipe on them.
-    "visa": ({}, {}),
-    "mvtec-loco-ad": ({}, {}),
-    "mvtec-3d-ad": ({**_MVTEC_3D, "modality": "rgb+depth", "image_score": "max"}, {"epochs": 72}),
-    "mvtec-3d-ad-rgb": (_MVTEC_3D, {"epochs": 72}),
-    "mvtec-3d-ad-depth": ({**_MVTEC_3D, "modality": "depth", "image_score": "max"}, {"epochs": 72}),
-    # Made for CPUs, with a backbone whose weights are a package of their own.
-    "compact": ({**_COMPACT, **_LITE0}, _SHORT),
-    "compact-b0": (
-        {**_COMPACT, "backbone": "tf_efficientnet_b0.aa_in1k", "feature_channels": 192, "student_channels": 256},
-        {"epochs": 12},
-    ),
-}
 
 
 def parse_overrides(changes: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo
 
 from ast_hf.config import PRETRAINED, ASTDetectorConfig
-from ast_hf.errors import CheckpointError, ConfigError
+from ast_hf.errors import CheckpointError, ConfigError, RuntimeUnavailableError
+from ast_hf.files import name_compiler_cache
 from ast_hf.hub import checkpoint
 from ast_hf.hub.model_card import PICTURE_NAME, write_card
 from ast_hf.hub.names import find_backbone, find_checkpoint
@@ -40,6 +42,10 @@ class ASTDetector(CalibratedNetwork):
 
     metrics: dict[str, Any] | None = None
 
+    def __init__(self, config: ASTDetectorConfig, *, backbone_weights: str | Path | None = None) -> None:
+        name_compiler_cache()  # before backbones or optimisers import torch in full
+        super().__init__(config, backbone_weights=backbone_weights)
+
     def predict(self, image: Any = None, points: Any = None, *, batch_size: int = 8) -> Any:
         """Scores pictures (and organised point clouds): a `Prediction`, or a list of them for a list.
 
@@ -54,7 +60,9 @@ class ASTDetector(CalibratedNetwork):
         pretrained_model_name_or_path: str | Path,
         *,
         revision: str | None = None,
+        subfolder: str | None = None,
         device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
         backbone_weights: str | Path | None = None,
         **download: Any,
     ) -> ASTDetector:
@@ -64,16 +72,21 @@ class ASTDetector(CalibratedNetwork):
             pretrained_model_name_or_path: A name such as "ast-mvtec-bottle", a Hub id such as "org/name", or a folder
                 (see `hub.find_checkpoint`).
             revision: Branch, tag or commit on the Hub.
+            subfolder: Of the repository or folder, where the checkpoint lies in one.
             device: Where to; CUDA where there is one, by default.
+            dtype: Of the weights; torch.float32 by default, which predicting needs.
             backbone_weights: A path, for a checkpoint without its backbone where neither local store nor timm has it.
             download: The Hub client's token, cache_dir, force_download, local_files_only.
 
         Raises:
             CheckpointError: It cannot be had, or a file of it is missing, damaged, or not one of the others'.
             ConfigError: The configuration is not one that this version can build.
+            RuntimeUnavailableError: The device is not there.
+            TypeError: There is no such argument.
         """
-        folder = find_checkpoint(pretrained_model_name_or_path, revision=revision, **download)
-        return _load(cls, checkpoint.read(folder), backbone_weights).place(device)
+        device = default_device(device)  # now, rather than after a download
+        folder = find_checkpoint(pretrained_model_name_or_path, revision=revision, subfolder=subfolder, **download)
+        return _load(cls, checkpoint.read(folder), backbone_weights).place(device).to(dtype=dtype)
 
     def save_pretrained(
         self, folder: str | Path, *, include_backbone: bool = True, half_precision: bool = False
@@ -136,8 +149,21 @@ from_pretrained = ASTDetector.from_pretrained
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or CUDA where there is one, else the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device asked for, or CUDA where there is one, else the CPU.
+
+    Raises:
+        RuntimeUnavailableError: It is not there, or cannot compute.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except (AssertionError, RuntimeError) as error:  # one that torch was not built for, or that the machine lacks
+        reason = shorten(str(error).partition(". ")[0], 100, placeholder=" ...")
+        raise RuntimeUnavailableError(
+            f"The device {device} cannot be used ({reason}): give cpu, or cuda or cuda:1 where there is an NVIDIA GPU."
+        ) from error
+    return torch.device(device)
 
 
 def _load(cls: type[ASTDetector], saved: checkpoint.SavedModel, backbone_weights: str | Path | None) -> ASTDetector:

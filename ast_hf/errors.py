@@ -33,6 +33,10 @@ class CheckpointError(ASTError, ValueError):
     """A saved detector is incomplete, damaged, or not what its configuration says."""
 
 
+class OutputError(ASTError):
+    """Results cannot be written where they are to go."""
+
+
 class RuntimeUnavailableError(ASTError, RuntimeError):
     """What a prediction is to be computed by cannot be used here."""
 

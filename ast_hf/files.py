@@ -2,14 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+from ast_hf.errors import OutputError
 
 
 def home() -> Path:
     """`$AST_HF_HOME`, or ~/.cache/ast_hf: the local store of checkpoints and backbones, and the feature cache."""
-    return Path(os.environ.get("AST_HF_HOME") or Path.home() / ".cache" / "ast_hf").expanduser()
+    try:
+        folder = Path(os.environ.get("AST_HF_HOME") or "~/.cache/ast_hf").expanduser()
+        (folder / "checkpoints").is_dir()
+        return folder
+    except (RuntimeError, PermissionError):  # no $HOME and no entry for the user; or nobody may look into it
+        return Path(os.devnull, "ast_hf")  # which holds nothing and takes nothing
+
+
+def name_compiler_cache() -> None:
+    """Names a place for torch's compiler, which else asks for the user's name as soon as torch is imported in full,
+    and fails where the user has none, as in containers.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
+
+
+def check_folder(folder: Path, remedy: str = "give another folder") -> None:
+    """Tries whether a folder, which may not be there yet, takes files, before the work whose results are to go there.
+
+    Raises:
+        OutputError: It does not; the text ends in the remedy.
+    """
+    try:
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))  # which a full disk refuses
+        if new:
+            folder.rmdir()
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise OutputError(f"Nothing can be written to {folder} ({reason}): {remedy}.") from error
+
+
+def write_or_rescue(write: Callable[[Path], object], folder: Path) -> None:
+    """Has `write` fill a folder, or where that fails another one, so that hours of work are not lost with it.
+
+    Raises:
+        OutputError: It was another one; says which.
+        OSError: No place takes it.
+    """
+    try:
+        write(folder)
+    except OSError as error:
+        for place in (home() / "rescued", Path(tempfile.gettempdir())):
+            with contextlib.suppress(OSError):
+                place.mkdir(parents=True, exist_ok=True)
+                write(rescue := Path(tempfile.mkdtemp(dir=place, prefix="ast-hf-")))
+                raise OutputError(f"{folder} could not be written ({error}): all of it is in {rescue}.") from error
+        raise
 
 
 def write_atomic(path: Path, *data: bytes | memoryview) -> None:
@@ -26,8 +82,10 @@ def write_atomic(path: Path, *data: bytes | memoryview) -> None:
         os.chmod(temporary, 0o666 & ~current_umask())  # mkstemp makes files that only their owner may read
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # as where the disk is full
+            error.filename = str(path)
         raise
 
 

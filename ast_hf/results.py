@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
+import errno
+import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import numpy as np
+import tifffile
 
-from ast_hf.errors import ImageReadError
+from ast_hf.data.folders import mark_output
+from ast_hf.errors import ImageReadError, OutputError
 from ast_hf.files import write_atomic
 from ast_hf.inference.prediction import Prediction
 
 COLUMNS = ("image", "score", "threshold", "is_anomalous", "p_value", "regions", "overlay", "raw_map", "error")
 
 
-def prediction_row(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as a row; without a calibration there is a score only."""
-    row: dict[str, Any] = {"image": prediction.name, "score": prediction.score}
+def prediction_row(prediction: Prediction, *, min_area: int = 1, polygons: bool = False) -> dict[str, Any]:
+    """A prediction as a row, its regions perhaps with their polygons; without a calibration there is a score only."""
+    width, height = prediction.size
+    row: dict[str, Any] = {"image": prediction.name, "width": width, "height": height, "score": prediction.score}
     if prediction.threshold is not None:
         row |= {"threshold": prediction.threshold, "is_anomalous": prediction.is_anomalous}
         row |= {"p_value": prediction.p_value}
-        row["regions"] = [dataclasses.asdict(region) for region in prediction.regions()]
+        row["regions"] = [r.to_dict(polygon=polygons) for r in prediction.regions(min_area=min_area)]
     return row
 
 
@@ -51,33 +56,70 @@ def _no_formula(text: str) -> str:
 
 
 class RowWriter:
-    """Rows in a format, printed as they come and kept for a file."""
+    """Rows in a format, written as they come: to a stream, and to `folder`/results.FORMAT, so that a run that is
+    stopped leaves those it had. With `resume` they go behind the rows of an earlier run, which are else removed.
+    """
 
-    def __init__(self, kind: Literal["jsonl", "csv"], stream: TextIO) -> None:
+    def __init__(
+        self, kind: Literal["jsonl", "csv"], stream: TextIO, folder: Path | None = None, *, resume: bool = False
+    ) -> None:
         self._kind, self._stream = kind, stream
-        self._kept: list[str] = []
+        self._path = None if folder is None else folder / f"results.{kind}"
+        if self._path is not None and not resume:
+            self._path.unlink(missing_ok=True)
         if kind == "csv":
-            self._print(csv_line(dict(zip(COLUMNS, COLUMNS, strict=True))))
+            has_header = self._path is not None and self._path.exists() and self._path.stat().st_size > 0
+            self._write(csv_line(dict(zip(COLUMNS, COLUMNS, strict=True))), keep=not has_header)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Prints and keeps a row."""
-        self._print(json.dumps(row) + "\n" if self._kind == "jsonl" else csv_line(row))
+        """Writes a row."""
+        self._write(json.dumps(row) + "\n" if self._kind == "jsonl" else csv_line(row))
 
-    def save(self, folder: Path) -> None:
-        """Writes all rows so far to `folder`/results.FORMAT."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"results.{self._kind}", "".join(self._kept).encode())
-
-    def _print(self, line: str) -> None:
-        self._kept.append(line)
+    def _write(self, line: str, *, keep: bool = True) -> None:
+        if self._path is not None and keep:
+            # File names may be no text, and so not be storable as such.
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                file.write(line)
         self._stream.write(line)
         self._stream.flush()
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Reads the rows that a `RowWriter` left; where the last one was cut short, the file loses it.
+
+    Args:
+        path: The file, results.jsonl or results.csv; none is an empty one.
+
+    Raises:
+        OutputError: The file has something else in it.
+    """
+    is_csv = path.suffix == ".csv"
+    csv.field_size_limit(2**31 - 1)  # a cell with thousands of regions
+    try:
+        rows = _whole_rows(path, is_csv) if path.exists() else iter(())
+        for row in csv.DictReader(rows) if is_csv else map(json.loads, rows):
+            yield {**row, "image": str(row["image"])}
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
+        problem = f"{path} holds something else than rows ({error})"
+        raise OutputError(f"{problem}: move it away, or give another folder.") from error
+
+
+def _whole_rows(path: Path, is_csv: bool) -> Iterator[str]:
+    with path.open("r+b") as file:
+        end, row = 0, b""
+        for line in file:
+            row += line
+            # Within a cell of CSV there may be lines, and then the quotes so far do not pair up.
+            if line.endswith(b"\n") and not (is_csv and row.count(b'"') % 2):
+                yield row.decode()
+                end, row = end + len(row), b""
+        file.truncate(end)
 
 
 class PictureWriter:
     """Overlays and raw maps in folders that mirror the inputs', so that equal names never meet."""
 
-    def __init__(self, folder: Path, names: Sequence[str], *, raw_maps: bool) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], *, raw_maps: Literal["npy", "tiff"] | None) -> None:
         self._folder, self._raw_maps = folder, raw_maps
         parents = [os.path.dirname(os.path.abspath(name)) for name in names]
         try:
@@ -93,15 +135,38 @@ class PictureWriter:
             prediction.overlay().save(png, "PNG")
             written["overlay"] = self._write("overlays", prediction.name, ".png", png.getvalue())
         if self._raw_maps:
-            raw = io.BytesIO()
-            np.save(raw, prediction.anomaly_map)
-            written["raw_map"] = self._write("raw_maps", prediction.name, ".npy", raw.getvalue())
+            raw = _raw_map(prediction.anomaly_map, self._raw_maps)
+            written["raw_map"] = self._write("raw_maps", prediction.name, f".{self._raw_maps}", raw)
         return written
 
     def _write(self, kind: str, name: str, suffix: str, data: bytes) -> str:
         relative = os.path.relpath(os.path.abspath(name), self._root) if self._root else os.path.basename(name)
         # The picture's own suffix stays: a.png and a.jpg are two pictures.
         path = self._folder / kind / (relative + suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+        mark_output(self._folder / kind)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+                raise
+            # The disk takes no such name: a plain one, that differs for each.
+            digest = hashlib.sha256(os.fsencode(relative)).hexdigest()[:16]
+            path = self._folder / kind / f"{re.sub(r'[^A-Za-z0-9.-]', '_', path.name)[:64]}-{digest}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
         return str(path)
+
+
+def _raw_map(anomaly_map: np.ndarray, kind: Literal["npy", "tiff"]) -> bytes:
+    """A map as float32 .npy, or as 16-bit TIFF whose description has the "scale" that its pixels are in units of."""
+    file = io.BytesIO()
+    if kind == "npy":
+        np.save(file, anomaly_map)
+        return file.getvalue()
+    # Below zero there is only what bicubic resizing threw there.
+    positive = np.clip(anomaly_map, 0, None)
+    scale = float(positive.max()) / 65535 or 1.0
+    pixels, description = np.rint(positive / scale).astype(np.uint16), json.dumps({"scale": scale})
+    tifffile.imwrite(file, pixels, description=description, metadata=None, compression="zlib")
+    return file.getvalue()

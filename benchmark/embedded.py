@@ -26,6 +26,7 @@ from ast_hf.config import PRETRAINED
 from ast_hf.data import Sample
 from ast_hf.files import write_atomic
 from ast_hf.training.features import prepare
+from ast_hf.training.fitting import fit_depth_range
 from ast_hf.training.trainer import build, calibrate, fit, train
 from benchmark.datasets import DATASETS, load_category
 from benchmark.synthetic import DEFECTS, draw_part
@@ -67,9 +68,10 @@ DEMONSTRATIONS = (
 
 def make_detector(demonstration: Demonstration, train: int = _TRAIN, held_out: int = _HELD_OUT) -> ASTDetector:
     """Trains a demonstration detector on so many drawn good parts, and calibrates it on others."""
-    config = ASTDetectorConfig.preset("compact", modality=demonstration.modality)
+    samples = _draw(demonstration, range(train + held_out))
+    config = fit_depth_range(ASTDetectorConfig.preset("compact", modality=demonstration.modality), samples)
     detector = build(config, 0, backbone_weights=PRETRAINED)
-    prepared = prepare(detector, _draw(demonstration, range(train + held_out)))
+    prepared = prepare(detector, samples)
     fit(detector, prepared.select(range(train)), _RECIPE)
     detector.calibration = calibrate(detector, prepared.select(range(train, train + held_out)))
     return detector

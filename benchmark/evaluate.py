@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from ast_hf.config import Precision
-from ast_hf.data.images import read_image
 from ast_hf.data.transforms import upsample_map
 from ast_hf.inference.calibration import Calibration
+from ast_hf.metrics import average_precision, f1_max, image_auroc, pixel_auroc, segmentation_metrics, spro_curve
 from ast_hf.nn.losses import image_score, nll_map
 from ast_hf.nn.network import ASTNetwork
 from ast_hf.nn.precision import autocast
 from ast_hf.training.features import PreparedSamples
 from benchmark.datasets import Category
+from benchmark.datasets.base import displayed_size
 from benchmark.datasets.mvtec_loco_ad import saturated_regions
-from benchmark.metrics import average_precision, f1_max, image_auroc, pixel_auroc, segmentation_metrics, spro_curve
 
 PAPER_SIZE = (192, 192)
 # Image scores and the names of their AUROCs: the detector's own, the paper's mean and max, and the teacher's alone.
@@ -75,7 +75,7 @@ def measure(evaluation: Evaluation, calibration: Calibration | None, category: C
     figures = {**image_figures(evaluation, category), **decision_figures(evaluation, calibration, category)}
     if category.has_masks:
         # At the resolution of the pictures.
-        sizes = [read_image(sample.image).size[::-1] for sample in category.test]
+        sizes = [displayed_size(sample.image)[::-1] for sample in category.test]
         maps = [upsample_map(small, size).numpy() for small, size in zip(evaluation.anomaly_maps, sizes, strict=True)]
         figures |= pixel_figures(evaluation, maps, category)
         if category.defects_config:

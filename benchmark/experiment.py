@@ -24,15 +24,17 @@ import torch
 import ast_hf
 from ast_hf.config import PRETRAINED, ASTDetectorConfig, TrainingRecipe
 from ast_hf.data import Sample
+from ast_hf.data.folders import mark_output
 from ast_hf.detector import ASTDetector
 from ast_hf.errors import ASTError
-from ast_hf.files import write_atomic
+from ast_hf.files import write_atomic, write_or_rescue
 from ast_hf.hub.names import store_backbone
 from ast_hf.nn.precision import resolve_precision
 from ast_hf.results import csv_line
 from ast_hf.training.features import FeatureCache, PreparedSamples, default_cache_folder, prepare
+from ast_hf.training.fitting import fit_config
 from ast_hf.training.progress import Progress
-from ast_hf.training.trainer import calibrate, fit, fit_image_size, hold_out
+from ast_hf.training.trainer import calibrate, fit, hold_out
 from benchmark.ablations import build_variant
 from benchmark.datasets import Category, LabelledSample, check_masks, load_category
 from benchmark.evaluate import Evaluation, measure, score_samples
@@ -56,7 +58,7 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
     Raises:
         ASTError: The data or the backbone's weights are not as they should be, or the loss stopped being finite.
     """
-    category, folder = load_category(job.dataset, job.category, job.data_root), job_folder(output, job)
+    category, folder = load_category(job.dataset, job.category, job.data_root, job.good), job_folder(output, job)
     check_masks(category)  # now, rather than after hours of training
     folder.mkdir(parents=True, exist_ok=True)
     detector = load_detector(job, category, folder / MODEL_NAME, device)
@@ -65,7 +67,7 @@ def run_job(job: Job, output: Path, *, device: str | None = None, progress: Prog
         if job.variant not in SPECIAL:
             if detector.backbone is not None:
                 store_backbone(detector.backbone)
-            detector.save_pretrained(folder / MODEL_NAME, include_backbone=False)
+            write_or_rescue(partial(detector.save_pretrained, include_backbone=False), folder / MODEL_NAME)
     evaluate_detector(job, output, detector, category, progress)
 
 
@@ -83,9 +85,9 @@ def load_detector(job: Job, category: Category, folder: Path, device: str | None
 
 
 def detector_config(job: Job, category: Category) -> ASTDetectorConfig:
-    """The job's configuration, with pictures of the training set's own aspect where its recipe asks for that."""
+    """The job's configuration with what comes from its training set (`training.fitting`)."""
     config, recipe = ASTDetectorConfig.from_dict(job.config), TrainingRecipe.from_dict(job.recipe)
-    return fit_image_size(config, category.train) if recipe.keep_aspect else config
+    return fit_config(config, category.train, recipe)
 
 
 def train_detector(job: Job, category: Category, device: str | None, progress: Progress) -> ASTDetector:
@@ -118,8 +120,9 @@ def evaluate_detector(job: Job, output: Path, detector: ASTDetector, category: C
     progress("evaluation", 0, 1)
     evaluation = score_samples(detector, test, job.recipe["precision"])
     figures = measure(evaluation, detector.calibration, category)
+    mark_output(folder)
     write_scores(folder, category, evaluation)
-    write_sheet(folder / SHEET_NAME, category.test, evaluation.anomaly_maps)
+    write_sheet(folder / SHEET_NAME, category.test, evaluation.anomaly_maps, detector.config.image_bits)
     trained = detector.metrics or {}
     seconds = {**trained.get("seconds", {}), "evaluation": time.monotonic() - started}
     receipt = {

@@ -24,8 +24,10 @@ SHEET_NAME = "heat_maps.png"
 _SIDE = 400  # pixels of the longer side that is drawn
 
 
-def write_sheet(path: Path, samples: Sequence[LabelledSample], anomaly_maps: Tensor) -> None:
+def write_sheet(path: Path, samples: Sequence[LabelledSample], anomaly_maps: Tensor, bits: int | None = None) -> None:
     """Draws some of N test parts by their maps (N, h, w) into a PNG: eight defects, each kind in turn, four good ones.
+
+    `bits` is the detector's `image_bits`.
 
     Raises:
         DatasetError: A mask does not fit its picture.
@@ -38,7 +40,7 @@ def write_sheet(path: Path, samples: Sequence[LabelledSample], anomaly_maps: Ten
         axes.axis("off")
     for place, index in enumerate(chosen):
         sample = samples[index]
-        picture = read_image(sample.image)
+        picture = read_image(sample.image, bits=bits)
         truth = _truth(picture, sample)
         picture.thumbnail((_SIDE, _SIDE))
         full = upsample_map(anomaly_maps[index], (picture.height, picture.width)).numpy()

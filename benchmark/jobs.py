@@ -47,12 +47,15 @@ class Job:
     data: str = "files"  # or "synthetic" for drawn data, whose figures are comparable with nothing published
     backbone_weights: str = PRETRAINED  # or the path of a file
     backbone_digest: str = ""  # SHA-256 of that file; its path is not part of the id, this is
+    good: str = ""  # what a user's own folders of good parts are called, if unusually (`list_categories`)
 
     @property
     def id(self) -> str:
         """Readable and stable: the same job has the same id on every machine and at every time."""
         what = dataclasses.asdict(self)
         del what["preset"], what["backbone_weights"]
+        if not self.good:  # as in ids from before there was this field
+            del what["good"]
         if DATASETS[self.dataset].categories:
             del what["data_root"]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]

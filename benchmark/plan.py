@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ast_hf.config import PRETRAINED, ASTDetectorConfig, TrainingRecipe, parse_overrides
-from ast_hf.errors import ASTError, ConfigError
+from ast_hf.errors import ASTError, ConfigError, DatasetError
 from ast_hf.files import home
 from benchmark.datasets import DATASETS, hub, list_categories, missing_categories
+from benchmark.datasets import folder as folder_reader
 from benchmark.download import how_to_get
 from benchmark.jobs import Job
 from benchmark.synthetic import write_synthetic
@@ -32,11 +33,14 @@ def plan(options: argparse.Namespace) -> list[Job]:
     datasets = options.datasets or [name for name, facts in DATASETS.items() if facts.categories]
     if not synthetic:
         report_missing(datasets, data_root)
+    if options.good and "folder" not in datasets:
+        raise ConfigError("--good names the good parts of a folder of your own: it needs --datasets folder.")
     common = {"data": options.data, **_backbone(options.backbone_weights)}
     jobs = [
-        Job(dataset, category, seed, data_root=str(Path(root).resolve()), **settings, **common)
+        Job(dataset, category, seed, data_root=str(Path(root).resolve()), good=good, **settings, **common)
         for dataset in datasets
-        for root, category in _categories(dataset, data_root, options)
+        for good in [options.good if dataset == "folder" else ""]
+        for root, category in _categories(dataset, data_root, good, options)
         for settings in _settings(dataset, options)
         for seed in options.seeds
     ]
@@ -49,7 +53,7 @@ def report_missing(datasets: Sequence[str], data_root: Path) -> None:
     """Logs what of the official data is not there, how to get it, and under which licence."""
     for dataset in datasets:
         official = DATASETS[dataset].categories
-        missing = missing_categories(dataset, data_root) if data_root.is_dir() else official
+        missing = missing_categories(dataset, data_root) if official and data_root.is_dir() else official
         if missing:
             what = "not there" if len(missing) == len(official) else f"lacks {', '.join(missing)}"
             _LOG.info("%s: %s in %s.\n%s", dataset, what, data_root, how_to_get(dataset, data_root))
@@ -89,7 +93,7 @@ def _configure(preset: str, options: argparse.Namespace, modality: str, variant:
     return {"config": full[0].to_dict(), "recipe": full[1].to_dict()}
 
 
-def _categories(dataset: str, data_root: Path, options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
+def _categories(dataset: str, data_root: Path, good: str, options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
     """The categories to run, each with the folder that its dataset lies in; those of the Hub are fetched."""
     if dataset == "hub":
         if not options.hub_dataset or not options.categories:
@@ -100,7 +104,9 @@ def _categories(dataset: str, data_root: Path, options: argparse.Namespace) -> I
             hub.materialize(repository, category, folder, columns=dict(options.hub_columns), revision=revision or None)
             yield folder, category
     elif data_root.is_dir():
-        present, known = list_categories(dataset, data_root), DATASETS[dataset].categories
+        present, known = list_categories(dataset, data_root, good), DATASETS[dataset].categories
+        if dataset == "folder" and not present:
+            raise DatasetError(folder_reader.explain_missing(data_root))
         elsewhere = {category for facts in DATASETS.values() for category in facts.categories}.difference(known)
         for category in options.categories or present:
             if category in present:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ast_hf.data.folders import mark_output
 from ast_hf.files import write_atomic
 from ast_hf.results import csv_line
 from benchmark.heatmaps import SHEET_NAME
@@ -110,7 +111,7 @@ def _pictures(output: Path, group: Group, earlier: Sequence[Group]) -> list[str]
         sheet = f"jobs/{result['id']}/{SHEET_NAME}"
         lines += [f"![Heat maps of {category}]({sheet})"] if (output / sheet).is_file() else []
     if parts:
-        (output / "plots").mkdir(exist_ok=True)
+        mark_output(output / "plots")
         for kind, draw in (("scores", score_histograms), ("roc", roc_curves)):
             path, png = f"plots/{kind}_{name}.png", io.BytesIO()
             draw(parts, group.title).savefig(png, format="png", dpi=150, metadata={"Software": None})

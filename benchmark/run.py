@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ast_hf.config import PRESETS, PRETRAINED
 from ast_hf.errors import ASTError
+from ast_hf.files import check_folder
 from benchmark.datasets import DATASETS
 from benchmark.jobs import forget, read_result
 from benchmark.launch import Launcher, RunState, describe_failures, run_jobs
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, launcher: Launcher | None = 
     from benchmark.plan import plan  # what makes data, trains and draws is imported when it is needed
 
     try:
+        check_folder(options.output)
         jobs = plan(options)
         if options.force:
             for job in jobs:
@@ -127,8 +129,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmark.run", description=__doc__.partition("\n")[0])
     what = parser.add_argument_group("what to run")
     which = what.add_mutually_exclusive_group(required=True)
+    text = "these; folder: your own good parts and a folder for each kind of defect, with all folders inside"
     which.add_argument("--all", action="store_true", help="all benchmarks, as far as their data are there")
-    which.add_argument("--datasets", nargs="+", choices=list(DATASETS), help="these datasets")
+    which.add_argument("--datasets", nargs="+", choices=list(DATASETS), help=text)
     what.add_argument("--categories", nargs="+", help="these categories only")
     modalities = ["rgb+depth", "rgb", "depth"]
     what.add_argument("--modalities", nargs="+", choices=modalities, help="of 3D data (default: all)")
@@ -139,6 +142,8 @@ def parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the datasets (default: data)")
     data.add_argument("--data", choices=["files", "synthetic"], default="files", help="synthetic: drawn, no download")
+    text = "for --datasets folder: what folders of good parts are called, unless good, normal or ok"
+    data.add_argument("--good", default="", metavar="NAME", help=text)
     data.add_argument("--hub-dataset", metavar="OWNER/NAME[@REVISION]", help="for --datasets hub")
     text = "its image, mask, label, defect columns"
     data.add_argument("--hub-columns", nargs="+", type=_pair, default=[], metavar="FIELD=COLUMN", help=text)

@@ -22,11 +22,11 @@ from ast_hf.data.samples import Sample, load_sample
 from ast_hf.data.transforms import to_pixel_values, upsample_map
 from ast_hf.detector import ASTDetector
 from ast_hf.inference import Predictor
+from ast_hf.metrics import au_pro
 from ast_hf.nn.precision import autocast
 from ast_hf.training.features import PreparedSamples
 from ast_hf.training.trainer import build, fit
 from benchmark import reference
-from benchmark.metrics import au_pro
 from benchmark.synthetic import draw_part
 
 REFERENCE, ANOMALIB = "reference", "anomalib"
@@ -54,8 +54,10 @@ def _stages(contender: str, folder: Path, device: torch.device) -> dict[str, Cal
     sample = load_sample(detector.config, Sample(file))
     whole: dict[str, Callable[[], object]] = {
         "one picture, pixels to map": lambda: predictor.compute([sample]),
-        "one picture, file to map": lambda: predictor.predict(file),
-        MANY: lambda: list(predictor.stream([Sample(file)] * COUNTS[MANY], batch_size=COUNTS[MANY])),
+        "one picture, file to map": lambda: predictor.predict(file).anomaly_map,
+        MANY: lambda: [
+            found.anomaly_map for found in predictor.predict([file] * COUNTS[MANY], batch_size=COUNTS[MANY])
+        ],
     }
     if contender not in ("torch", REFERENCE):
         return whole

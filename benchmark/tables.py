@@ -28,7 +28,9 @@ NAMES = {
 }  # fmt: skip
 _MODALITIES = {"rgb": "RGB", "depth": "3D", "rgb+depth": "RGB + 3D"}
 # What says which part of a run a job is, or where its files lie; all else has to agree within one table.
-_NOT_SETTINGS = ("id", "category", "seed", "preset", "variant", "config", "recipe", "backbone_weights", "data_root")
+_NOT_SETTINGS = (
+    "id", "category", "seed", "preset", "variant", "config", "recipe", "backbone_weights", "data_root", "good",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

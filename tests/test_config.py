@@ -33,6 +33,8 @@ def test_presets_are_the_papers(name: str, values: tuple[object, ...]) -> None:
 ABSURD: dict[str, list[Any]] = {
     "modality": ["infrared"],
     "image_size": [10**9, 768.0, True],
+    "image_bits": [7, 17, 12.5],
+    "depth_range": [(0.4,), (float("nan"), 0.5), 0.5],
     "backbone": ["", 5, "hf-hub:someone/else", "local-dir:/tmp", "a/b"],
     "backbone_padding": [-1],
     "feature_channels": [10**400],
@@ -58,8 +60,9 @@ def test_absurd_values_are_refused_by_name(field: str, value: Any) -> None:
 
 def test_other_versions_are_upgraded_or_refused() -> None:
     values = ASTDetectorConfig().to_dict()
-    before = {**values, "config_version": 1, "coupling_blocks": 4}
-    assert ASTDetectorConfig.from_dict(before) == ASTDetectorConfig()
+    second = {k: v for k, v in values.items() if k not in ("image_bits", "depth_range")} | {"config_version": 2}
+    before = {**second, "config_version": 1, "coupling_blocks": 4}
+    assert ASTDetectorConfig.from_dict(before) == ASTDetectorConfig.from_dict(second) == ASTDetectorConfig()
     changes: list[tuple[dict[str, Any], str]] = [({**values, "extra": 1}, "extra")]
     changes += [({k: v for k, v in values.items() if k != "backbone"}, "backbone")]
     changes += [({**values, "config_version": v}, "config_version") for v in (0, CONFIG_VERSION + 1, "1", None, [1])]

@@ -34,7 +34,8 @@ SCAN = (79, 61)  # there the scan's box fits in
 @functools.cache
 def detector(modality: str) -> ASTDetector:
     """A random detector that looks closely at what goes in."""
-    bare = {"position_channels": 0, "foreground_dilation": 0} if modality == "depth" else {}
+    bare: dict[str, Any] = {"position_channels": 0, "foreground_dilation": 0} if modality == "depth" else {}
+    bare |= {"local_channels": (8, 8)} if modality == "rgb" else {}
     model = tiny.detector(modality, coupling_kernel_sizes=(3,), feature_normalization="channel", **bare)
     set_standardization(model, prepare(model, tiny.samples(model.config, 4, SCAN), precision="fp32").inputs)
     return model

@@ -6,7 +6,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from ast_hf.files import write_atomic
+from ast_hf.errors import OutputError
+from ast_hf.files import check_folder, home, write_atomic, write_or_rescue
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o007])
@@ -35,3 +36,25 @@ def test_a_failed_write_leaves_what_was_there(step: str, tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         write_atomic(tmp_path / "file", b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"earlier"]
+
+
+def test_a_folder_that_takes_no_files_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_folder(tmp_path / "new")
+    assert (tmp_path / "new").is_dir() and not list((tmp_path / "new").iterdir())
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=full))
+    with pytest.raises(OutputError, match=r"written to .*new \(No space left on device\): take another"):
+        check_folder(tmp_path / "new", "take another")
+
+
+def test_what_no_place_takes_is_the_first_places_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Path] = []
+
+    def write(folder: Path) -> None:
+        tried.append(folder)
+        raise OSError(28, "No space left on device", str(folder))
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    with pytest.raises(OSError, match="No space left on device: '/first'"):
+        write_or_rescue(write, Path("/first"))
+    assert [path.parent for path in tried] == [Path("/"), home() / "rescued", tmp_path / "temporary"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import struct
@@ -11,15 +12,21 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from PIL import Image, UnidentifiedImageError
 
 from ast_hf.errors import ImageReadError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 ImageFile: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
 
+# TIFF's numbers for none, LZW, the two of deflate, and PackBits.
+_COMPRESSIONS = {1, 5, 8, 32946, 32773}
 # An allow-list: by default Pillow sniffs sixty formats, among them EPS, which starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
@@ -116,3 +123,23 @@ def quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_elsewhere)
+
+
+def read_tiff(data: bytes, name: str, most: int) -> np.ndarray:
+    """The values of a TIFF of one page, of at most so many values.
+
+    Raises:
+        ImageReadError: There are more of them or several pages, or they are stored in a way that is not read.
+    """
+    import tifffile
+
+    with quiet("tifffile"), tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        if len(tiff.pages) != 1:
+            raise ImageReadError(name, f"the TIFF has {len(tiff.pages)} pages; save one of them by itself.")
+        page = tiff.pages.first
+        # A tile is decoded whole, however little of it the page shows.
+        if max(prod(page.shape), prod(page.chunks)) > most:
+            raise ImageReadError(name, f"the TIFF declares {page.shape} values in parts of {page.chunks}: too many.")
+        if page.compression not in _COMPRESSIONS:
+            raise ImageReadError(name, f"the TIFF is compressed with {page.compression!r}; use none, LZW or deflate.")
+        return page.asarray(maxworkers=1)

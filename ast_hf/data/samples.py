@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import logging
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,14 +20,16 @@ from PIL import Image
 from torch import Tensor
 
 from ast_hf.config import ASTDetectorConfig
-from ast_hf.data.images import find_images, read_image
+from ast_hf.data.folders import SCAN_EXTENSIONS, check_good_parts, describe_folders, find_images, pair_scans
+from ast_hf.data.images import read_image
 from ast_hf.data.point_cloud import DepthProcessor
-from ast_hf.data.reading import source_name
+from ast_hf.data.reading import DEFAULT_LIMITS, decoding, read_bytes, source_name
 from ast_hf.data.sample import Sample
 from ast_hf.data.scans import read_scan
 from ast_hf.data.transforms import normalize, to_pixels
 from ast_hf.errors import ImageReadError
 
+_LOG = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -33,33 +38,46 @@ _Result = TypeVar("_Result")
 class LoadedSample:
     """A sample read: what `ASTNetwork.forward` takes, but not yet normalised or in a batch, and the picture itself."""
 
-    picture: Image.Image
+    picture: Image.Image  # perhaps scaled down to draw on
+    size: tuple[int, int]  # (width, height) of the picture before
     pixels: Tensor | None  # uint8 (3, *image_shape)
     depth: Tensor | None  # float32 (1, depth_size, depth_size)
     foreground: Tensor | None  # float32 (1, depth_size, depth_size) of 0 and 1
 
 
-def load_sample(config: ASTDetectorConfig, sample: Sample) -> LoadedSample:
+def load_sample(config: ASTDetectorConfig, sample: Sample, *, longest_side: int | None = None) -> LoadedSample:
     """Reads picture and scan and brings them to the configuration's sizes.
+
+    Args:
+        config: What it is for.
+        sample: The part.
+        longest_side: Pixels that the picture to draw on is scaled down to; None keeps its size.
 
     Raises:
         ImageReadError: One of them is missing, not wanted, or cannot be used, or their shapes differ.
     """
     _check_modality(config, sample)
-    picture = None if sample.image is None else read_image(sample.image)
+    picture = None if sample.image is None else read_image(sample.image, bits=config.image_bits)
     pixels = to_pixels(picture, config.image_shape) if config.uses_rgb and picture is not None else None
     depth = foreground = None
     if config.uses_depth and sample.points is not None:
-        points = read_scan(sample.points)
+        try:
+            points = read_scan(sample.points, learnt=config.depth_range)
+            depth, foreground = DepthProcessor(config.depth_size)(points, source=source_name(sample.points))
+        except ImageReadError as error:
+            # What is told of a part is told under its picture's name.
+            raise error if picture is None else ImageReadError(sample.name, f"its scan {error}") from error
         if picture is not None and picture.size != points.shape[1::-1]:
             sizes = f"{picture.width} x {picture.height} against {points.shape[1]} x {points.shape[0]}"
             raise ImageReadError(
                 sample.name, f"picture and scan differ in size ({sizes}); they must fit pixel by pixel"
             )
-        depth, foreground = DepthProcessor(config.depth_size)(points, source=source_name(sample.points))
         picture = picture or _height_picture(points)
     assert picture is not None  # _check_modality has seen to it
-    return LoadedSample(picture, pixels, depth, foreground)
+    size = picture.size
+    if longest_side is not None:
+        picture.thumbnail((longest_side, longest_side))
+    return LoadedSample(picture, size, pixels, depth, foreground)
 
 
 def collect_samples(config: ASTDetectorConfig, images: Any, points: Iterable[Any] | None = None) -> list[Sample]:
@@ -67,7 +85,7 @@ def collect_samples(config: ASTDetectorConfig, images: Any, points: Iterable[Any
 
     Args:
         config: Its modality says what a sample needs.
-        images: A folder (searched for pictures; for depth modalities it holds rgb/ and xyz/ with equal names), or
+        images: A folder (searched for pictures; for depth modalities it holds rgb/ and xyz/, as `pair_scans`), or
             a sequence of pictures, `Sample`s, or mappings with "image" and perhaps "points", such as a `datasets`
             or torch dataset gives.
         points: Scans, one a picture, where `images` does not hold them.
@@ -89,23 +107,73 @@ def collect_samples(config: ASTDetectorConfig, images: Any, points: Iterable[Any
     return samples
 
 
+def collect_good_samples(config: ASTDetectorConfig, images: Any, points: Iterable[Any] | None = None) -> list[Sample]:
+    """`collect_samples` to train on: what would be learnt by mistake is refused, or else told in the log.
+
+    Raises:
+        ImageReadError: As `collect_samples`, or a folder holds more than good parts (`check_good_parts`).
+    """
+    if isinstance(images, (str, os.PathLike)):
+        check_good_parts(images, (path.relative_to(images) for path in find_images(images)))
+    samples = collect_samples(config, images, points)
+    sources = [sample.image if sample.image is not None else sample.points for sample in samples]
+    if files := [Path(source) for source in sources if isinstance(source, (str, os.PathLike))]:
+        _LOG.info("Training on %d good parts: %s.", len(samples), describe_folders(files))
+    if copies := describe_copies(sources):
+        _LOG.warning("Of the good parts %s", copies)
+    return samples
+
+
+def describe_copies(sources: Sequence[Any]) -> str:
+    """A sentence on how many files, or pictures in memory, equal another one in every byte; empty where none does.
+
+    Raises:
+        ImageReadError: One cannot be read.
+    """
+    by_size = defaultdict[int | None, list[Any]](list)
+    for source in sources:
+        is_file = isinstance(source, (str, os.PathLike)) and os.path.isfile(source)
+        by_size[os.path.getsize(source) if is_file else None].append(source)
+    # A file of a size of its own need not be read.
+    copies = sum(len(group) - len(set(map(_digest, group))) for group in by_size.values() if len(group) > 1)
+    if not copies:
+        return ""
+    return f"{copies} of {len(sources)} are copies of others: they teach nothing new, and the threshold may be too low."
+
+
+def _digest(source: Any) -> bytes:
+    name = source_name(source)
+    with decoding(name):
+        is_encoded = isinstance(source, (str, os.PathLike, bytes))
+        data = read_bytes(source, name, DEFAULT_LIMITS) if is_encoded else np.asarray(source).tobytes()
+    return hashlib.sha256(data).digest()
+
+
 def file_sample(config: ASTDetectorConfig, path: Path) -> Sample:
     """The sample of a single file: a picture, a scan for depth alone, or for both a picture with its scan.
 
-    The scan lies as in MVTec 3D-AD: .../rgb/000.png beside .../xyz/000.tiff (or .tif).
+    The scan has the picture's path with xyz for rgb, as in MVTec 3D-AD: .../rgb/000.png has .../xyz/000.tiff (or .tif).
 
     Raises:
-        ImageReadError: There is no scan beside the picture.
+        ImageReadError: There is no scan of the picture, or more than one.
     """
     if not config.uses_depth:
         return Sample(path)
     if not config.uses_rgb:
         return Sample(points=path)
-    folder = path.parent.parent / "xyz"
-    for suffix in (".tiff", ".tif", ".TIFF", ".TIF"):
-        if (scan := folder / f"{path.stem}{suffix}").is_file():
-            return Sample(path, scan)
-    raise ImageReadError(path, f"its scan is missing: there is no {folder / path.stem}.tiff or .tif")
+    if not path.is_file():
+        raise ImageReadError(path, "there is no such file; check the path.")
+    absolute = path.absolute()
+    rgb = next((parent for parent in absolute.parents if parent.name == "rgb"), absolute.parent)
+    wanted = rgb.parent / "xyz" / absolute.relative_to(rgb)
+    beside = wanted.parent.glob(f"{glob.escape(path.stem)}.*")
+    scans = sorted(scan for scan in beside if scan.stem == path.stem and scan.suffix.lower() in SCAN_EXTENSIONS)
+    if len(scans) == 1:
+        return Sample(path, scans[0])
+    problem = f"is missing: there is no {wanted.with_suffix('')}.tiff or .tif"
+    if scans:
+        problem = f"could be {scans[0]} or {scans[1]}; remove the one that is not meant"
+    raise ImageReadError(path, f"its scan {problem}")
 
 
 def _as_sample(item: Any) -> Sample:
@@ -122,13 +190,9 @@ def _as_sample(item: Any) -> Sample:
 def _folder_samples(config: ASTDetectorConfig, folder: Path) -> list[Sample]:
     if not config.uses_depth:
         return [Sample(path) for path in find_images(folder)]
-    scans = {path.stem: path for path in find_images(folder / "xyz")}
     if not config.uses_rgb:
-        return [Sample(points=path) for path in scans.values()]
-    pictures = {path.stem: path for path in find_images(folder / "rgb")}
-    if alone := sorted(pictures.keys() ^ scans.keys()):
-        raise ImageReadError(folder, f"rgb/ and xyz/ do not pair up; first without its counterpart: {alone[0]}")
-    return [Sample(pictures[stem], scans[stem]) for stem in sorted(pictures)]
+        return [Sample(points=path) for path in find_images(folder / "xyz", SCAN_EXTENSIONS)]
+    return [Sample(picture, scan) for picture, scan in pair_scans(folder)]
 
 
 def _check_modality(config: ASTDetectorConfig, sample: Sample) -> None:

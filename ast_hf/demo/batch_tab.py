@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from ast_hf.demo.detectors import Detectors, Key
 from ast_hf.demo.inspection import report
 from ast_hf.demo.training import VisitorDetector, key_of
 from ast_hf.demo.uploads import MAX_PICTURES, DemoError, Upload, find_uploads
+from ast_hf.inference import Calibration
+from ast_hf.inference.drift import DriftMonitor
 from ast_hf.results import COLUMNS, csv_line
 
 _CHUNK = 4  # pictures between two looks at who else waits
@@ -79,6 +81,15 @@ def by_score(rows: Sequence[BatchRow]) -> list[BatchRow]:
     return sorted(rows, key=lambda row: -row.ratio)
 
 
+def find_drift(rows: Sequence[BatchRow], calibration: Calibration) -> str:
+    """What a `DriftMonitor` says of the pictures in their order; nothing while it has seen no change."""
+    monitor = DriftMonitor(calibration)
+    for row in rows:
+        if row.overlay:
+            monitor.update(row.values["score"], row.values["image"])
+    return f". {monitor.alarm}" if monitor.alarm else ""
+
+
 def batch_tab(detectors: Detectors, own: gr.State) -> gr.Dropdown:
     """Builds the tab where it is called; gives its choice of detectors."""
     with gr.Row(equal_height=False):
@@ -112,6 +123,7 @@ def batch_tab(detectors: Detectors, own: gr.State) -> gr.Dropdown:
             best, unread = by_score(rows), sum(row.overlay is None for row in rows)
             text = f"{len(rows)} of {len(found)} done" + (f", {unread} could not be read" if unread else "")
             pictures = [(row.overlay, f"{row.ratio:.1f}x {row.values['image']}") for row in best if row.overlay]
+            text += find_drift(rows, replace(detectors.calibration(key), false_positive_rate=rate))
             bar, path = drawing.progress(text, len(rows), len(found)), write_csv(rows, folder / "scores.csv")
             yield bar, gr.Column(visible=True), pictures, [row.cells for row in best], path
 

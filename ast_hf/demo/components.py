@@ -80,7 +80,18 @@ def detector_input(ids: str, names: list[str]) -> gr.Dropdown:
 def rate_input(ids: str) -> gr.Slider:
     """The false-positive rate."""
     label, info = "False-positive rate", "Share of good parts that may be called defective"
-    return gr.Slider(0.005, 0.5, 0.05, step=0.005, label=label, info=info, elem_id=f"{ids}-rate")
+    low, high = 0.005, 0.5
+    slider = gr.Slider(low, high, 0.05, step=0.005, label=label, info=info, elem_id=f"{ids}-rate")
+
+    def number(payload: Any) -> float:
+        """A program may send a number as text; what is none, gradio has no words for."""
+        with suppress(TypeError, ValueError):
+            if low <= float(payload) <= high:
+                return float(payload)
+        raise DemoError(f"Give the false-positive rate as a number from {low} to {high}.")
+
+    slider.preprocess = number  # type: ignore[method-assign]
+    return slider
 
 
 def start_and_stop(label: str, ids: str) -> tuple[gr.Button, gr.Button]:

@@ -89,14 +89,19 @@ class Detectors:
             DemoError: The detector cannot be had, or a part does not fit it.
         """
         predictor = self.get(key)
-        assert predictor.calibration is not None  # else it could not be had
         if predictor.config.uses_depth and scans is None:
             raise DemoError("This detector needs the point cloud of the part as well.")
         try:
             with self.device:
-                return self._run(key, list(images), None if scans is None else list(scans)), predictor.calibration
+                return self._run(key, list(images), None if scans is None else list(scans)), self.calibration(key)
         except ImageReadError as error:
             raise DemoError(f"This does not go together: {error.reason}.") from error
+
+    def calibration(self, key: Key) -> Calibration:
+        """What is known about good parts; raises `DemoError` where the detector cannot be had."""
+        calibration = self.get(key).calibration
+        assert calibration is not None  # else it could not be had
+        return calibration
 
     def get(self, key: Key) -> Predictor:
         """The detector's predictor, from memory where it is there; raises `DemoError` where it cannot be had."""

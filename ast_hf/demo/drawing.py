@@ -21,7 +21,7 @@ def position(ratio: float) -> float:
 
 
 def verdict(prediction: Prediction, calibration: Calibration) -> str:
-    """Verdict, histogram of good parts and gauge, one under the other on one scale."""
+    """Verdict, histogram of good parts and gauge, one under the other on one scale, and what the threshold promises."""
     assert prediction.threshold is not None
     ratio = prediction.score / prediction.threshold
     kind, icon, title = ("defect", _CROSS, "Defect") if prediction.is_anomalous else ("good", _TICK, "No defect found")
@@ -35,7 +35,8 @@ def verdict(prediction: Prediction, calibration: Calibration) -> str:
 <div class="ast-track"><div class="ast-fill" style="width:{position(ratio):.1%}"></div>
 <div class="ast-limit" style="left:50%"></div><div class="ast-mark" style="left:{position(ratio):.1%}"></div></div>
 <div class="ast-scale" aria-hidden="true"><span style="left:0">0</span><span style="left:50%">threshold</span>
-<span style="left:75%">2&times;</span><span style="left:95%">10&times;</span></div></figure></div>"""
+<span style="left:75%">2&times;</span><span style="left:95%">10&times;</span></div></figure>
+<p class="ast-chart">{escape(calibration.describe())}</p></div>"""
 
 
 def _among_good(score: float, calibration: Calibration) -> str:

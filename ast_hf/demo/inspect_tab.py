@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class InspectTab:
         if inspection is None:
             return [gr.skip()] * len(self._shown)
         prediction, values, files = draw(inspection, rate, components.output_folder())
-        verdict = drawing.verdict(prediction, inspection.calibration)
+        verdict = drawing.verdict(prediction, replace(inspection.calibration, false_positive_rate=rate))
         pictures = [(files["original"], files["overlay"]), files["regions"]]
         downloads = [files["overlay"], files["result"], files["anomaly_map"], files.get("point_cloud")]
         return [verdict, gr.Markdown(visible=False), gr.Column(visible=True), *pictures, values, *downloads]

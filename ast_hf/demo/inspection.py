@@ -13,7 +13,7 @@ from ast_hf.demo.cloud import write_cloud
 from ast_hf.demo.detectors import Detectors, Key
 from ast_hf.demo.uploads import DemoError, read_cloud, read_picture, shown_name
 from ast_hf.inference import Calibration, Prediction
-from ast_hf.inference.visualize import draw_regions
+from ast_hf.inference.regions import draw_regions
 from ast_hf.results import prediction_row
 
 
@@ -43,9 +43,8 @@ def inspect(detectors: Detectors, name: str, key: Key, image: str | None, scan: 
 
 def report(prediction: Prediction, detector: str, rate: float) -> dict[str, Any]:
     """A prediction for machines; boxes are (left, top, right, bottom) in pixels of the picture."""
-    size = {"width": prediction.image.width, "height": prediction.image.height}
     scale = {"map_threshold": prediction.map_threshold}
-    return {"detector": detector, "false_positive_rate": rate, **prediction_row(prediction), **scale, **size}
+    return {"detector": detector, "false_positive_rate": rate, **prediction_row(prediction), **scale}
 
 
 def draw(inspection: Inspection, rate: float, folder: Path) -> tuple[Prediction, dict[str, Any], dict[str, str]]:

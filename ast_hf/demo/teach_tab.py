@@ -55,7 +55,9 @@ class TeachTab:
     def _learn(self, files: list[str] | None, old: VisitorDetector | None) -> Iterator[Any]:
         nothing_else = [gr.skip()] * (3 + self._choices)
         yield drawing.progress("Reading the pictures"), gr.Row(visible=False), None, None, *nothing_else
-        pictures, unread = read_good(find_uploads(files, most=MAX_SAMPLES))
+        pictures, notes = read_good(find_uploads(files, most=MAX_SAMPLES))
+        text = " ".join([f"Teaching {len(pictures)} good parts.", *notes])
+        yield drawing.progress(text), gr.skip(), gr.skip(), gr.skip(), *nothing_else
         own, steps = VisitorDetector(self._detectors), list[TrainingStep]()
         for step in own.train(pictures, self._settings):
             steps.append(step)
@@ -63,7 +65,8 @@ class TeachTab:
             yield bar, gr.Row(visible=True), *_curves(steps), *nothing_else
         if old is not None:
             old.close()
-        text = " ".join([f"Your detector knows {len(pictures)} good parts.", *unread])
+        calibration = self._detectors.calibration(own.folder)
+        text = " ".join([f"Your detector knows {len(pictures)} good parts.", calibration.describe(), *notes])
         names = gr.Dropdown([OWN_DETECTOR, *self._detectors.names(with_scan=False)])
         ready = own, gr.Column(visible=True), own.pack(components.output_folder()), *[names] * self._choices
         yield drawing.progress(text), gr.skip(), gr.skip(), gr.skip(), *ready
@@ -73,12 +76,12 @@ class TeachTab:
 
         Unpacked, that is what ASTDetector.from_pretrained takes.
         """
-        pictures, unread = read_good(find_uploads(files, most=MAX_SAMPLES))
+        pictures, notes = read_good(find_uploads(files, most=MAX_SAMPLES))
         own = VisitorDetector(self._detectors)
         steps = list(own.train(pictures, self._settings))
         calibration = json.loads((own.folder / CALIBRATION_NAME).read_text("utf-8"))
         loss = {stage: _losses(steps, stage) for stage in _STAGES}
-        values = {"pictures": len(pictures), "unread": unread, "loss": loss, "calibration": calibration}
+        values = {"pictures": len(pictures), "notes": notes, "loss": loss, "calibration": calibration}
         return values, own.pack(components.output_folder())
 
 

@@ -18,10 +18,12 @@ from huggingface_hub import constants
 from PIL import Image
 
 from ast_hf.config import PRETRAINED, ASTDetectorConfig, TrainingRecipe
+from ast_hf.data.folders import check_good_parts, describe_folders
+from ast_hf.data.samples import describe_copies
 from ast_hf.demo.detectors import Detectors, Key, on_gpu
 from ast_hf.demo.uploads import DemoError, Upload
 from ast_hf.detector import ASTDetector
-from ast_hf.errors import ASTError
+from ast_hf.errors import ASTError, ImageReadError
 from ast_hf.training.trainer import MIN_SAMPLES, train
 
 OWN_DETECTOR = "Your own detector"
@@ -107,18 +109,24 @@ def key_of(name: str | None, own: VisitorDetector | None) -> Key:
 
 
 def read_good(uploads: Sequence[Upload]) -> tuple[list[Image.Image], list[str]]:
-    """The pictures that can be read, and a sentence for each that cannot.
+    """The pictures that can be read, and sentences: which folders of a zip they are from, copies, and what cannot.
 
     Raises:
-        DemoError: Too few are left to train and calibrate.
+        DemoError: Too few are left to train and calibrate, or a zip holds more than good parts.
     """
+    try:
+        check_good_parts("", (upload.place for upload in uploads))
+    except ImageReadError as error:
+        raise DemoError(f"These are not to be taught: {error.reason}") from error
     read = [upload.try_picture() for upload in uploads]
     pictures = [picture for picture in read if isinstance(picture, Image.Image)]
     unread = [error.message for error in read if isinstance(error, DemoError)]
     if len(pictures) < MIN_SAMPLES:
         first = f" {len(unread)} could not be read, first {unread[0]}" if unread else ""
         raise DemoError(f"These are {len(pictures)} good parts; teaching needs at least {MIN_SAMPLES}.{first}")
-    return pictures, unread
+    packed, copies = [upload.place for upload in uploads if upload.member], describe_copies(pictures)
+    folders = f"Found: {describe_folders(packed)}." if packed else ""
+    return pictures, [*filter(None, [folders, copies and f"Of these {copies}"]), *unread]
 
 
 @on_gpu(seconds=180)

@@ -46,6 +46,12 @@ class Upload:
     path: Path
     member: zipfile.ZipInfo | None = None
 
+    @property
+    def place(self) -> PurePosixPath:
+        """Its zip and its path in there, or its name."""
+        inside = self.member.filename.replace("\\", "/").split("/") if self.member else []
+        return PurePosixPath(*map(shown_name, [str(self.path), *inside]))
+
     def picture(self) -> Image.Image:
         """As `read_picture`."""
         with _named(self.name):

@@ -161,6 +161,8 @@ def _serialized(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> tupl
 
 def _storable(name: str, tensor: Tensor, half_precision: bool) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype in (torch.bfloat16, torch.float64):  # which `checked` does not take
+        tensor = tensor.float()
     # Vectors (biases, statistics) are a thousandth of the file, and deviations below 6e-8 would be zero in fp16.
     if not half_precision or not tensor.is_floating_point() or tensor.dim() < 2:
         return tensor

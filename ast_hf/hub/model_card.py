@@ -144,8 +144,7 @@ def _spoken(figure: str) -> str:
 def _calibration(calibration: Calibration | None) -> str:
     if calibration is None:
         return "None: no good parts were kept out of training to set a threshold. There are scores but no verdicts."
-    count, threshold, rate = len(calibration.scores), calibration.threshold(), calibration.false_positive_rate
-    return f"{count} good parts kept out of training set the threshold {threshold:.5g} (false-positive rate {rate:g})."
+    return calibration.describe()
 
 
 def _checked(metrics: Mapping[str, Any]) -> dict[str, Any]:

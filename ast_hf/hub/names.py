@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 from ast_hf.errors import CheckpointError
-from ast_hf.files import home, sync_folder, write_atomic
+from ast_hf.files import check_folder, home, sync_folder, write_atomic
 from ast_hf.hub import checkpoint
 from ast_hf.hub.checkpoint import CALIBRATION_NAME, CONFIG_NAME, METRICS_NAME, WEIGHTS_NAME
 from ast_hf.hub.client import client, explained
@@ -31,6 +31,7 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 _PATH = re.compile(r"[.~/\\]|.*\\|.*/$|.*/.*/")
 _ALIAS = re.compile(r"ast-(mvtec|mvtec3d|loco|visa)-\w+")
+_DOWNLOAD = ("token", "cache_dir", "force_download", "local_files_only")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -43,7 +44,9 @@ class Saveable(Protocol):
         """As `ASTDetector.save_pretrained`."""
 
 
-def find_checkpoint(name: str | Path, *, revision: str | None = None, **download: Any) -> Path:
+def find_checkpoint(
+    name: str | Path, *, revision: str | None = None, subfolder: str | None = None, **download: Any
+) -> Path:
     """Finds the folder of a checkpoint, downloading it where needed; the log says where it was found.
 
     In this order: the local store (`store`), checkpoints that come with the package, the alias table (repositories of
@@ -52,12 +55,17 @@ def find_checkpoint(name: str | Path, *, revision: str | None = None, **download
     Args:
         name: "ast-mvtec-bottle", "org/name" or "./folder"; a `Path` is always a folder.
         revision: Branch, tag or commit on the Hub.
+        subfolder: Of the repository or folder, where the checkpoint lies in one.
         download: Of `HfApi.snapshot_download`: token, cache_dir, force_download, local_files_only.
 
     Raises:
         CheckpointError: Nothing has this name, or two things have, or the Hub cannot give it.
+        TypeError: There is no such argument.
     """
-    text, folder = os.fspath(name), Path(name).expanduser()
+    if unknown := sorted(download.keys() - set(_DOWNLOAD)):
+        known = f"revision, subfolder, device, dtype, backbone_weights, {', '.join(_DOWNLOAD)}"
+        raise TypeError(f"from_pretrained has no argument {', '.join(unknown)}. It has {known}.")
+    text, folder = os.fspath(name), Path(os.path.expanduser(name))
     is_path = not isinstance(name, str) or _PATH.match(text) is not None
     places = [] if is_path or "/" in text else [root / text for root in _roots("checkpoints")]
     stored = next(filter(None, map(_whole, places)), None) if revision is None else None
@@ -70,10 +78,12 @@ def find_checkpoint(name: str | Path, *, revision: str | None = None, **download
     if is_path or (not other and revision is None and folder.is_dir()):
         stored = folder
     if stored is not None:
+        stored /= subfolder or ""
         _LOG.info("%s: the folder %s", text, stored)
         return stored
     if repo_id:
-        return _download(repo_id, revision or pinned, "".join(f" There is no {place}." for place in places), **download)
+        tried = "".join(f" There is no {place}." for place in places)
+        return _download(repo_id, revision or pinned, subfolder, tried, **download)
     raise CheckpointError(
         f"There is no detector {text}: none comes with ast_hf or is in {home() / 'checkpoints'} under that name, it is "
         f"no alias (ast-mvtec-CATEGORY, ast-mvtec3d-, ast-loco-, ast-visa-), and {text} is not a folder. Type one of "
@@ -95,10 +105,7 @@ def store(source: Saveable | str | Path, name: str, metrics: Mapping[str, Any] |
     where that is possible; `metrics` replaces those that it has. Gives the new folder, which appears whole or not at
     all. Raises `CheckpointError` where the name cannot be one or the folder is no checkpoint.
     """
-    if not _NAME.fullmatch(name):
-        raise CheckpointError(f"{name!r} cannot name a detector: use letters, digits, dots, dashes and underscores.")
-    target = home() / "checkpoints" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = check_name(name)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
         new = Path(temporary, "new")
         if isinstance(source, (str, Path)):
@@ -110,6 +117,20 @@ def store(source: Saveable | str | Path, name: str, metrics: Mapping[str, Any] |
             if source.backbone is not None:
                 store_backbone(source.backbone)
         _replace_folder(new, target)
+    return target
+
+
+def check_name(name: str) -> Path:
+    """Where `store` puts what it gets under a name; raises where it cannot, so that it is known before training.
+
+    Raises:
+        CheckpointError: It cannot be a name.
+        OutputError: The local store cannot be written to.
+    """
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(f"{name!r} cannot name a detector: use letters, digits, dots, dashes and underscores.")
+    target = home() / "checkpoints" / name
+    check_folder(target.parent, "set AST_HF_HOME to a folder that can be, or give no name")
     return target
 
 
@@ -179,11 +200,12 @@ def _alias(name: str) -> tuple[str, str | None]:
     return entry.get("repo") or f"ast-hf/{name}", entry.get("revision")
 
 
-def _download(repo_id: str, revision: str | None, tried: str = "", **options: Any) -> Path:
+def _download(repo_id: str, revision: str | None, subfolder: str | None, tried: str, **options: Any) -> Path:
     """The files of one commit of a repository, from the Hub or the client's cache."""
     api = client(options.pop("token", None))
     offline = constants.HF_HUB_OFFLINE or options.get("local_files_only", False)
-    names = [CONFIG_NAME, WEIGHTS_NAME, CALIBRATION_NAME, METRICS_NAME]
+    files = (CONFIG_NAME, WEIGHTS_NAME, CALIBRATION_NAME, METRICS_NAME)
+    names = [f"{subfolder}/{file}" if subfolder else file for file in files]
     with explained(repo_id, revision, offline=offline, tried=tried):
         folder = Path(api.snapshot_download(repo_id, revision=revision, allow_patterns=names, **options))
         if missing := [name for name in names[:2] if not (folder / name).is_file()]:
@@ -193,4 +215,4 @@ def _download(repo_id: str, revision: str | None, tried: str = "", **options: An
             why = f"; {pickles[0]} is a pickle, which could run code when opened, and is not loaded" if pickles else ""
             raise CheckpointError(f"{repo_id} has no {missing[0]}{why}: ask its owner for {WEIGHTS_NAME}.")
     _LOG.info("%s: commit %s from the Hub, in %s", repo_id, folder.name, folder)
-    return folder
+    return folder / (subfolder or "")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ast_hf.config import DEFAULT_FALSE_POSITIVE_RATE
 from ast_hf.errors import CheckpointError, ConfigError
 
+CONFIDENCE = 0.95  # that a promised rate is kept
 _MAX_SCORES = 1_000_000
 
 
@@ -55,6 +56,30 @@ class Calibration:
         """The map value that a good part exceeds anywhere with that probability: the scale of heat maps."""
         return upper_bound(self.peaks, self._rate(false_positive_rate))
 
+    def promised_rate(self, false_positive_rate: float | None = None) -> float:
+        """The false-positive rate that this detector's threshold stays under with 95 % confidence (`CONFIDENCE`).
+
+        `false_positive_rate` holds on average over sets of held-out parts; one set may be luckier than another. The
+        k-th smallest of n scores has a share of new ones above it that is Beta(n + 1 - k, k), whatever their
+        distribution; this is its quantile, Clopper and Pearson's upper limit for n - k of n. Thresholds extrapolated
+        from few scores lie above the largest and are given its limit.
+
+        Args:
+            false_positive_rate: Another rate than the stored one, in (0, 1).
+        """
+        count = len(self.scores)
+        rank = min(_rank(count, self._rate(false_positive_rate)), count)
+        return _exceeded(count, count - rank)
+
+    def describe(self, false_positive_rate: float | None = None) -> str:
+        """What the threshold promises, in a sentence."""
+        rate = self._rate(false_positive_rate)
+        return (
+            f"The threshold {self.threshold(rate):.5g} comes from {len(self.scores)} good parts kept out of training: "
+            f"a false-positive rate of {100 * rate:.3g} % on average over such sets of parts, and with "
+            f"{100 * CONFIDENCE:g} % confidence less than {100 * self.promised_rate(rate):.3g} % for this one."
+        )
+
     def p_value(self, score: float) -> float:
         """Probability that a good part scores at least as high, in (0, 1].
 
@@ -65,10 +90,11 @@ class Calibration:
         return (1 + at_least) / (len(self.scores) + 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `threshold` and `map_threshold` are for the reader and are computed again on reading."""
+        """JSON-ready; thresholds and promised rate are for the reader and are computed again on reading."""
         return {
             "false_positive_rate": self.false_positive_rate,
             "precision": self.precision,
+            "promised_rate": self.promised_rate(),
             "threshold": self.threshold(),
             "map_threshold": self.map_threshold(),
             "scores": list(self.scores),
@@ -113,10 +139,9 @@ def upper_bound(scores: Sequence[float], false_positive_rate: float) -> float:
         false_positive_rate: In (0, 1).
     """
     n = len(scores)
-    # The tolerance keeps 20 * 0.95 = 19.000000000000004 from asking for one rank more than there is.
-    rank = math.ceil((n + 1) * (1 - false_positive_rate) - 1e-9)
+    rank = _rank(n, false_positive_rate)
     if rank <= n:
-        return scores[max(rank, 1) - 1]
+        return scores[rank - 1]
     from scipy.stats import t  # a second of import that only small calibration sets need
 
     logs = [math.log(max(score, 1e-30)) for score in scores]
@@ -124,6 +149,29 @@ def upper_bound(scores: Sequence[float], false_positive_rate: float) -> float:
     variance = sum((x - mean) ** 2 for x in logs) / max(n - 1, 1)
     quantile = float(t.ppf(1 - false_positive_rate, max(n - 1, 1)))
     return max(math.exp(min(mean + quantile * math.sqrt(variance * (1 + 1 / n)), 700.0)), scores[-1])
+
+
+def parts_to_promise(rate: float) -> int:
+    """The fewest held-out parts whose largest score is a threshold with a `promised_rate` below the rate."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-rate) - 1e-9)
+
+
+def rate_to_promise(rate: float, count: int) -> float:
+    """The `false_positive_rate` that promises the rate with so many held-out parts; 0 where they are too few."""
+    return bisect.bisect_right(range(count), rate, key=lambda above: _exceeded(count, above)) / (count + 1)
+
+
+def _rank(count: int, rate: float) -> int:
+    """The conformal rank of the threshold among sorted scores, from 1; above `count` where they are too few."""
+    # The tolerance keeps 20 * 0.95 = 19.000000000000004 from asking for one rank more than there is.
+    return max(math.ceil((count + 1) * (1 - rate) - 1e-9), 1)
+
+
+def _exceeded(count: int, above: int) -> float:
+    """What the share of new scores above one of `count`, itself below `above` of them, stays under with confidence."""
+    from scipy.special import betaincinv
+
+    return float(betaincinv(above + 1, count - above, CONFIDENCE))
 
 
 def _checked(name: str, values: Sequence[float]) -> tuple[float, ...]:

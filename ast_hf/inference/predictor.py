@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
@@ -12,8 +13,7 @@ from torch import Tensor
 
 from ast_hf.config import Precision
 from ast_hf.data.samples import LoadedSample, Sample, batched, load_sample, prefetch, stack, stack_pixel_values
-from ast_hf.data.transforms import upsample_map
-from ast_hf.errors import ImageReadError
+from ast_hf.errors import ConfigError, ImageReadError, RuntimeUnavailableError
 from ast_hf.inference.calibration import Calibration
 from ast_hf.inference.prediction import Prediction
 from ast_hf.inference.runtimes import RuntimeName, make_runtime
@@ -35,7 +35,7 @@ class CalibratedNetwork(ASTNetwork):
 
 
 class Predictor:
-    """Reads, batches, computes and brings maps back to the pictures' own size; does not change once built.
+    """Reads, batches and computes; does not change once built.
 
     It computes in eval mode, whatever mode the detector is in, and leaves the detector as it is. After the detector
     was trained further, moved or calibrated anew, build another one.
@@ -49,18 +49,28 @@ class Predictor:
 
     Attributes:
         precision: What it came to, "fp32" or "bf16".
+        region: bool *image_shape, the detector's region of interest, or None where it has none.
 
     Raises:
-        RuntimeUnavailableError: The runtime's package is missing, or it is not for the detector's device.
+        RuntimeUnavailableError: The runtime's package is missing, or it is not for the detector's device, or the
+            detector's weights are not in fp32 or on no device.
     """
 
     def __init__(
         self, detector: CalibratedNetwork, *, runtime: RuntimeName = "torch", precision: Precision = "auto"
     ) -> None:
         self.config, self.device, self.calibration = detector.config, detector.device, detector.calibration
+        if self.device.type == "meta":
+            raise RuntimeUnavailableError("The detector is on the device meta, without its weights: load it anew.")
+        if types := {str(weights.dtype) for weights in detector.parameters()} - {"torch.float32"}:
+            raise RuntimeUnavailableError(
+                f"The detector's weights are {', '.join(sorted(types))}, and predicting needs torch.float32: call its "
+                "float(). What computes in less is Predictor(detector, precision='bf16')."
+            )
         if precision == "auto" and self.calibration is not None and self.calibration.precision == "fp32":
             precision = "fp32"
         self.precision = resolve_precision(self.device, precision)
+        self.region = detector.region[0, 0].bool().cpu().numpy() if self.config.region else None
         self._compute = make_runtime(runtime, detector, self.precision)
 
     def predict(self, image: Any = None, points: Any = None, *, batch_size: int = 8) -> Any:
@@ -82,18 +92,32 @@ class Predictor:
             return list(map(_raised, self.stream(_pair(image, points), batch_size=batch_size)))
         return _raised(next(self.stream([Sample(image, points)])))
 
-    def stream(self, samples: Iterable[Sample], *, batch_size: int = 8) -> Iterator[Prediction | ImageReadError]:
+    def stream(
+        self, samples: Iterable[Sample], *, batch_size: int = 8, overlay_size: int | None = None
+    ) -> Iterator[Prediction | ImageReadError]:
         """Predictions in the order of the samples, with the error in place of one that cannot be used.
 
         The next pictures are read while these are computed.
+
+        Args:
+            samples: The parts.
+            batch_size: How many are computed at once.
+            overlay_size: Longest side in pixels that the predictions' pictures are scaled down to, once the networks
+                have seen them; None keeps their size, and all that are under way in memory.
+
+        Raises:
+            ConfigError: A number is less than 1.
         """
+        for name, number in (("batch_size", batch_size), ("overlay_size", overlay_size)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{name} is {number}: give 1 or more.")
         on_gpu = self.device.type == "cuda"
         readers = min(os.cpu_count() or 1, _MAX_READERS) if on_gpu else 2
-        batches = batched(prefetch(self._try_load, samples, workers=readers), batch_size)
+        load = partial(self._try_load, longest_side=overlay_size)
+        batches = batched(prefetch(load, samples, workers=readers), batch_size)
         started = (_Batch(self, batch) for batch in batches)
-        # A GPU computes a batch while the results of the one before are fetched and brought to the pictures' sizes.
-        for batch in delayed(started) if on_gpu else started:
-            yield from batch.results()
+        # A GPU computes a batch while the results of the one before are fetched and used.
+        return chain.from_iterable(batch.results() for batch in (delayed(started) if on_gpu else started))
 
     def compute(self, samples: Sequence[LoadedSample]) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, h, w) and scores (B,) of a batch, on the detector's device."""
@@ -103,9 +127,9 @@ class Predictor:
             stack([sample.foreground for sample in samples], self.device),
         )
 
-    def _try_load(self, sample: Sample) -> tuple[str, LoadedSample] | ImageReadError:
+    def _try_load(self, sample: Sample, longest_side: int | None) -> tuple[str, LoadedSample] | ImageReadError:
         try:
-            return sample.name, load_sample(self.config, sample)
+            return sample.name, load_sample(self.config, sample, longest_side=longest_side)
         except ImageReadError as error:
             return error
 
@@ -114,7 +138,7 @@ class _Batch:
     """Samples under way: a GPU may still be computing when this has been made."""
 
     def __init__(self, predictor: Predictor, entries: Sequence[tuple[str, LoadedSample] | ImageReadError]) -> None:
-        self._calibration, self._entries = predictor.calibration, entries
+        self._calibration, self._region, self._entries = predictor.calibration, predictor.region, entries
         self._outputs: list[Tensor] = []
         self._fetched: torch.cuda.Event | None = None
         loaded = [entry[1] for entry in entries if not isinstance(entry, ImageReadError)]
@@ -135,10 +159,10 @@ class _Batch:
             if isinstance(entry, ImageReadError):
                 yield entry
                 continue
-            (name, loaded), (anomaly_map, score) = entry, next(outputs)
-            picture = loaded.picture
-            full = upsample_map(anomaly_map, (picture.height, picture.width)).numpy()
-            prediction = Prediction(name, picture, full, score.item())
+            (name, loaded), (cells, score) = entry, next(outputs)
+            prediction = Prediction(
+                name, loaded.picture, cells.numpy(), score.item(), full_size=loaded.size, region=self._region
+            )
             yield prediction if self._calibration is None else prediction.at_rate(self._calibration)
 
 

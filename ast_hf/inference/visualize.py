@@ -14,11 +14,8 @@ good parts stay dark, and a defect of many times the scale still shows where it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 # Every eighth colour of inferno, (almost) perceptually uniform; linear in between it is met to 2 of 255.
 _INFERNO = np.frombuffer(
@@ -31,31 +28,23 @@ _INFERNO = np.frombuffer(
 ).reshape(-1, 3)
 
 
-@dataclass(frozen=True)
-class Region:
-    """A connected anomalous place.
-
-    Attributes:
-        box: (left, top, right, bottom) in pixels, right and bottom exclusive, as `PIL.Image.crop` takes it.
-        area: Pixels above the scale.
-        peak: The largest map value.
-    """
-
-    box: tuple[int, int, int, int]
-    area: int
-    peak: float
-
-
 def heat_map(anomaly_map: np.ndarray, scale: float) -> Image.Image:
     """Colours a map (H, W) on the fixed scale of this module; good parts come out dark.
 
     Raises:
         ValueError: The map is not a finite (H, W) array, or the scale is not positive.
     """
-    return Image.fromarray(_colours(_relative(anomaly_map, scale)))
+    return Image.fromarray(_colours(relative_to(scale, anomaly_map)))
 
 
-def overlay(image: Image.Image, anomaly_map: np.ndarray, scale: float, *, opacity: float = 0.7) -> Image.Image:
+def overlay(
+    image: Image.Image,
+    anomaly_map: np.ndarray,
+    scale: float,
+    *,
+    opacity: float = 0.7,
+    region: np.ndarray | None = None,
+) -> Image.Image:
     """Lays a map (H, W) over its picture: what is normal stays as it is, what is anomalous glows.
 
     Args:
@@ -63,6 +52,7 @@ def overlay(image: Image.Image, anomaly_map: np.ndarray, scale: float, *, opacit
         anomaly_map: Larger is more anomalous.
         scale: Map value at which a pixel counts as anomalous; there the colour has reached its full opacity.
         opacity: How much of the colour covers the picture there, in [0, 1].
+        region: A bool array of any size over the picture: what lies outside was not looked at, and is dimmed.
 
     Returns:
         RGB, W x H.
@@ -70,50 +60,22 @@ def overlay(image: Image.Image, anomaly_map: np.ndarray, scale: float, *, opacit
     Raises:
         ValueError: As `heat_map`, or the picture has another size than the map.
     """
-    relative = _relative(anomaly_map, scale)
+    relative = relative_to(scale, anomaly_map)
     if image.size != relative.shape[::-1]:
         raise ValueError(
             f"The picture is {image.size} pixels and the map {relative.shape[::-1]}: resize the map to it."
         )
     fade = np.clip(2 * relative - 1, 0, 1)
     alpha = opacity * fade * fade * (3 - 2 * fade)  # smooth at both ends: no edge where the colour begins
-    cover = Image.fromarray(np.rint(alpha * 255).astype(np.uint8))
-    return Image.composite(Image.fromarray(_colours(relative)), image.convert("RGB"), cover)
+    cover, picture = Image.fromarray(np.rint(alpha * 255).astype(np.uint8)), image.convert("RGB")
+    if region is not None:
+        seen = Image.fromarray(region).resize(picture.size)
+        picture = Image.composite(picture, picture.point(lambda value: value // 3), seen)
+    return Image.composite(Image.fromarray(_colours(relative)), picture, cover)
 
 
-def regions(anomaly_map: np.ndarray, scale: float) -> list[Region]:
-    """Places of a map (H, W) above the scale, 8-connected, the one with the highest peak first.
-
-    Raises:
-        ValueError: As `heat_map`.
-    """
-    from scipy import ndimage
-
-    _relative(anomaly_map, scale)
-    labels, count = ndimage.label(np.asarray(anomaly_map) > scale, structure=np.ones((3, 3)))
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    peaks = ndimage.maximum(anomaly_map, labels, np.arange(1, count + 1))
-    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
-    found = [Region(box, int(area), float(peak)) for box, area, peak in zip(boxes, areas, peaks, strict=True)]
-    return sorted(found, key=lambda region: region.peak, reverse=True)
-
-
-def draw_regions(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
-    """Draws a frame around each region, white between black lines so that it shows on any background."""
-    drawn = image.convert("RGB")
-    draw = ImageDraw.Draw(drawn)
-    line = max(1, round(max(image.size) / 300))
-    for region in regions:
-        left, top, right, bottom = region.box
-        # Outwards, so that the frame hides nothing of what it points at.
-        for reach, colour in ((3 * line, "black"), (2 * line, "white"), (line, "black")):
-            frame = (left - reach, top - reach, right - 1 + reach, bottom - 1 + reach)
-            draw.rectangle(frame, outline=colour, width=line)
-    return drawn
-
-
-def _relative(anomaly_map: np.ndarray, scale: float) -> np.ndarray:
-    """The map in units of the scale."""
+def relative_to(scale: float, anomaly_map: np.ndarray) -> np.ndarray:
+    """The map in units of the scale, float64 (H, W); errors as `heat_map`."""
     values = np.asarray(anomaly_map, dtype=np.float64)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"The anomaly map has shape {values.shape}; give one map (H, W).")

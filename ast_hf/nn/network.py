@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate, max_pool2d, pad, pixel_unshuffle
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, max_pool2d, pad, pixel_unshuffle
 
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.errors import ConfigError
-from ast_hf.nn.flow import build_teacher, positional_encoding
 from ast_hf.nn.losses import distance_map, image_score
+from ast_hf.nn.pair import Pair
 from ast_hf.nn.precision import at_least_fp32
-from ast_hf.nn.student import Student
 
 if TYPE_CHECKING:
     from ast_hf.nn.backbone import Backbone
+
+# Pixels of its neighbours that a tile is seen with, so that borders do not show in the features; whole cells.
+TILE_MARGIN = 64
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,13 @@ class ASTOutput:
 
     anomaly_map: Tensor  # (B, h, w), not negative
     score: Tensor  # (B,)
-    teacher_z: Tensor  # (B, C, h, w)
+    teacher_z: Tensor  # (B, C, h, w), of the wide pair, as the next two
     student_z: Tensor  # (B, C, h, w)
     log_jac: Tensor  # (B, h, w), log-determinant of the teacher at each pixel
     mask: Tensor | None  # (B, 1, h, w) in [0, 1], the mask that was used
 
 
-class ASTNetwork(nn.Module):
+class ASTNetwork(Pair):
     """Asymmetric student-teacher network (Rudolph et al., WACV 2023).
 
     Args:
@@ -43,49 +45,33 @@ class ASTNetwork(nn.Module):
 
     Attributes:
         backbone: The frozen `Backbone`, or None where only depth goes in.
-        teacher: The flow, `flow.build_teacher`.
-        student: The `Student`.
+        teacher, student: The paper's pair; see `Pair`.
+        local: The second pair, or None where none is configured.
         map_size: (h, w) of the feature map.
+        region: uint8 (1, 1, *image_shape), 1 where is looked, where the configuration has one.
 
     Raises:
         ConfigError: Backbone and configuration do not fit together.
     """
 
-    positional_encoding: Tensor
     input_mean: Tensor
     input_std: Tensor
     projection: Tensor
+    region: Tensor
 
     def __init__(self, config: ASTDetectorConfig, *, backbone_weights: str | Path | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = build_backbone(config, backbone_weights) if config.uses_rgb else None
-        self.map_size = _map_size(config, self.backbone)
-        encoding = torch.empty(config.position_channels, *self.map_size)
-        if not encoding.is_meta:  # where nothing is computed, so that a stranger's configuration costs no memory
-            encoding = positional_encoding(*encoding.shape)
-        self.register_buffer("positional_encoding", encoding)
+        backbone = build_backbone(config, backbone_weights) if config.uses_rgb else None
+        map_size = _map_size(config, backbone)
+        super().__init__(config, map_size)
+        self.config, self.map_size, self.backbone = config, map_size, backbone
         if config.feature_normalization == "channel":
             self.register_buffer("input_mean", torch.zeros(config.input_channels))
             self.register_buffer("input_std", torch.ones(config.input_channels))
         if config.feature_projection:
             self.register_buffer("projection", torch.eye(config.feature_projection, config.input_channels))
-        self.teacher = build_teacher(
-            config.network_channels,
-            self.map_size,
-            condition_channels=config.position_channels,
-            hidden_channels=config.teacher_channels,
-            kernel_sizes=config.coupling_kernel_sizes,
-            clamp=config.coupling_clamp,
-        )
-        self.student = Student(
-            config.network_channels,
-            condition_channels=config.position_channels,
-            hidden_channels=config.student_channels,
-            blocks=config.student_blocks,
-            negative_slope=config.student_negative_slope,
-            kernel_size=config.student_kernel_size,
-        )
+        if config.region:
+            self.register_buffer("region", torch.ones(1, 1, *config.image_shape, dtype=torch.uint8))
+        self.local = Pair(config, map_size, "local") if config.local_channels else None
         self.eval()
 
     @property
@@ -108,12 +94,24 @@ class ASTNetwork(nn.Module):
             ValueError: The configuration's modality needs an input that is missing, or one has the wrong shape.
         """
         features = None if self.backbone is None else self.extract_features(pixel_values)
-        return self.score_inputs(self.join_inputs(features, depth), self.map_mask(foreground))
+        inputs = self.join_inputs(features, depth)
+        return self.score_inputs(inputs, self.map_mask(foreground, inputs.shape[0]))
 
     def extract_features(self, pixel_values: Tensor | None) -> Tensor:
-        """The backbone's features (B, F, h, w) of pictures (B, 3, *image_shape)."""
+        """The backbone's features (B, F, h, w) of pictures (B, 3, *image_shape), tile by tile."""
         assert self.backbone is not None, "a detector of depth alone has no backbone"
-        return self.backbone(_checked("pixel_values", pixel_values, (3, *self.config.image_shape)))
+        pictures = self._within_region(_checked("pixel_values", pixel_values, (3, *self.config.image_shape)))
+        if self.config.tiles == (1, 1):
+            return self.backbone(pictures)
+        (height, width), (rows, columns) = self.config.tile_shape, self.config.tiles
+        (h, w), padded = (self.map_size[0] // rows, self.map_size[1] // columns), pad(pictures, [TILE_MARGIN] * 4)
+        top, left = TILE_MARGIN * h // height, TILE_MARGIN * w // width
+        lines = []
+        for y in range(0, rows * height, height):
+            crops = [padded[..., y : y + height + 2 * TILE_MARGIN, x : x + width + 2 * TILE_MARGIN]
+                     for x in range(0, columns * width, width)]  # fmt: skip
+            lines.append([self.backbone(crop)[..., top : top + h, left : left + w] for crop in crops])
+        return torch.cat([torch.cat(line, dim=3) for line in lines], dim=2)
 
     def join_inputs(self, features: Tensor | None, depth: Tensor | None) -> Tensor:
         """What teacher and student see before standardisation, (B, C, h, w).
@@ -123,18 +121,31 @@ class ASTNetwork(nn.Module):
         inputs = [] if features is None else [features]
         if self.config.uses_depth:
             size = self.config.depth_size
-            inputs.append(pixel_unshuffle(_checked("depth", depth, (1, size, size)), self.config.depth_unshuffle))
+            height_map = self._within_region(_checked("depth", depth, (1, size, size)))
+            inputs.append(pixel_unshuffle(height_map, self.config.depth_unshuffle))
         return torch.cat(inputs, dim=1)
 
-    def map_mask(self, foreground: Tensor | None) -> Tensor | None:
+    def map_mask(self, foreground: Tensor | None, batch: int = 1) -> Tensor | None:
         """The mask of losses and anomaly map, (B, 1, h, w) in [0, 1], or None where none is used.
 
-        The foreground (B, 1, depth_size, depth_size) dilated, then resized to the map, bilinear, not binarised.
+        The foreground (B, 1, depth_size, depth_size) dilated, then resized to the map, bilinear, not binarised; and
+        the cells that lie in the region by half or more, for a `batch` of pictures where there is no foreground.
         """
-        if foreground is None or not self.config.foreground_dilation:
-            return None
-        dilated = dilate(foreground, self.config.foreground_dilation)
-        return interpolate(dilated, size=self.map_size, mode="bilinear", align_corners=False)
+        mask = None
+        if foreground is not None and self.config.foreground_dilation:
+            dilated = dilate(foreground, self.config.foreground_dilation)
+            mask = interpolate(dilated, size=self.map_size, mode="bilinear", align_corners=False)
+        if not self.config.region:
+            return mask
+        cells = (adaptive_avg_pool2d(self.region.float(), self.map_size) >= 0.5).float()
+        return cells.expand(batch, -1, -1, -1) if mask is None else cells * mask
+
+    def _within_region(self, picture: Tensor) -> Tensor:
+        """A batch (B, C, H, W) with zeros outside of the region, so that nothing there has a say."""
+        if not self.config.region:
+            return picture
+        region = self.region.to(picture.dtype)
+        return picture * (region if region.shape[2:] == picture.shape[2:] else interpolate(region, picture.shape[2:]))
 
     def standardize(self, inputs: Tensor) -> Tensor:
         """Inputs (B, C, h, w) as the networks take them, (B, network_channels, h, w).
@@ -147,28 +158,24 @@ class ASTNetwork(nn.Module):
             inputs = conv2d(inputs, self.projection[:, :, None, None])
         return at_least_fp32(inputs)
 
-    def teacher_forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's z (B, C, h, w) and log_jac (B, h, w) for standardised inputs (B, C, h, w)."""
-        # Not len() here and below: an export would take it for a constant, and the batch size is none.
-        condition = self._condition(inputs.shape[0])
-        return self.teacher(inputs, c=None if condition is None else [condition])
-
-    def student_forward(self, inputs: Tensor) -> Tensor:
-        """The student's guess at z (B, C, h, w) for standardised inputs (B, C, h, w)."""
-        return self.student(inputs, self._condition(inputs.shape[0]))
-
     def score_inputs(self, inputs: Tensor, mask: Tensor | None = None) -> ASTOutput:
-        """Scores inputs (B, C, h, w) from `join_inputs`, masked by (B, 1, h, w) in [0, 1] from `map_mask`."""
+        """Scores inputs (B, C, h, w) from `join_inputs`, masked by (B, 1, h, w) in [0, 1] from `map_mask`.
+
+        With a second pair the map is the weighted geometric mean of both pairs' maps, which is high where both are:
+        the wide pair knows what belongs where, the local one shows the place. The score is the geometric mean of each
+        pair's own, the wide one's as configured and the local one's of its highest cells.
+        """
         inputs = self.standardize(inputs)
         teacher_z, log_jac = self.teacher_forward(inputs)
         student_z = self.student_forward(inputs)
         anomaly_map = distance_map(teacher_z, student_z, mask)
         score = image_score(anomaly_map, self.config.image_score, self.config.image_score_fraction)
+        if self.local is not None:
+            local_map = distance_map(self.local.teacher_forward(inputs)[0], self.local.student_forward(inputs), mask)
+            local_score = image_score(local_map, "top", self.config.image_score_fraction)
+            share, score = self.config.local_share, (score * local_score).sqrt()
+            anomaly_map = anomaly_map ** (1 - share) * local_map**share
         return ASTOutput(anomaly_map, score, teacher_z, student_z, log_jac, mask)
-
-    def _condition(self, batch: int) -> Tensor | None:
-        """The positional encoding for a batch, (B, P, h, w), or None without one."""
-        return self.positional_encoding.expand(batch, -1, -1, -1) if self.config.position_channels else None
 
 
 class MapAndScore(nn.Module):
@@ -207,7 +214,7 @@ def _map_size(config: ASTDetectorConfig, backbone: Backbone | None) -> tuple[int
     side = config.depth_size // config.depth_unshuffle
     if backbone is None:
         return side, side
-    channels, *size = backbone.output_shape(config.image_shape)
+    channels, *size = backbone.output_shape(config.tile_shape)
     if channels != config.feature_channels:
         layers = ", ".join(config.backbone_layers)
         raise ConfigError(f"{config.backbone} gives {channels} channels at {layers}: set feature_channels={channels}.")
@@ -216,7 +223,7 @@ def _map_size(config: ASTDetectorConfig, backbone: Backbone | None) -> tuple[int
             f"The features are {size[0]} x {size[1]} and the unshuffled height map is {side} x {side}: "
             f"set depth_size={size[0] * config.depth_unshuffle}."
         )
-    return size[0], size[1]
+    return size[0] * config.tiles[0], size[1] * config.tiles[1]
 
 
 def _checked(name: str, tensor: Tensor | None, shape: tuple[int, int, int]) -> Tensor:

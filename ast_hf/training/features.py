@@ -49,7 +49,7 @@ def default_cache_folder() -> Path:
 class FeatureCache:
     """Features of pictures on disk, found by content: the same picture under another name is the same entry.
 
-    The key covers the picture's bytes and all that the features depend on: backbone weights, layer, size, padding
+    The key covers the picture's bytes and all that the features depend on: backbone weights, layer, size, bits, padding
     and arithmetic. Entries may be deleted at any time.
 
     Args:
@@ -66,16 +66,19 @@ class FeatureCache:
             raise ValueError("A detector without a backbone has no features to keep.")
         config, precision = network.config, resolve_precision(network.device, precision)
         settings = (
-            config.backbone_layers, config.image_shape, config.image_mean, config.image_std, config.backbone_padding,
-            precision,
+            config.backbone_layers, config.image_shape, config.tiles, config.image_bits, config.image_mean,
+            config.image_std, config.backbone_padding, precision,
         )  # fmt: skip
         self.settings = f"{network.backbone.digest()} {settings}".encode()
-        self.folder, self.max_bytes = folder, max_bytes
+        if config.region:
+            self.settings += network.region.cpu().numpy().tobytes()
+        self._bits = config.image_bits
+        self.folder, self.max_bytes, self._takes_more = folder, max_bytes, True
 
     def path(self, image: ImageSource) -> Path:
         """Where a picture's features are or will be."""
         sha = hashlib.sha256(self.settings)
-        for piece in _content(image):
+        for piece in _content(image, self._bits):
             sha.update(piece)
         name = sha.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
@@ -92,11 +95,14 @@ class FeatureCache:
 
     def put(self, image: ImageSource, features: Tensor) -> None:
         """Keeps the features (F, h, w) of a picture; where the disk is full they are computed again next time."""
+        if not self._takes_more:
+            return
         path = self.path(image)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, save({"features": features.cpu().contiguous()}))
         except OSError as error:
+            self._takes_more = False  # and one warning is enough
             _LOG.warning("Features are not kept in %s: %s", self.folder, error)
 
     def trim(self) -> None:
@@ -145,7 +151,7 @@ def prepare(
             features = _features(network, batch, cache)
             loaded = [entry.loaded for entry in batch if entry.loaded is not None]
             inputs.append(network.join_inputs(features, stack([s.depth for s in loaded], network.device)))
-            masks.append(network.map_mask(stack([s.foreground for s in loaded], network.device)))
+            masks.append(network.map_mask(stack([s.foreground for s in loaded], network.device), len(batch)))
             if on_batch is not None:
                 on_batch(sum(map(len, inputs)), len(samples))
     if cache is not None:
@@ -188,13 +194,13 @@ def _features(network: ASTNetwork, batch: Sequence[_Entry], cache: FeatureCache 
     return computed
 
 
-def _content(image: ImageSource) -> Iterator[bytes]:
+def _content(image: ImageSource, bits: int | None) -> Iterator[bytes]:
     if isinstance(image, (str, os.PathLike)):
         yield Path(image).read_bytes()
     elif isinstance(image, bytes):
         yield image
     else:
         # As the network sees it: the raw pixels of a PIL image leave out its palette and its EXIF orientation.
-        picture = read_image(image)
+        picture = read_image(image, bits=bits)
         yield f"pixels {picture.size}".encode()
         yield picture.tobytes()

@@ -11,7 +11,10 @@ class Progress(Protocol):
     """Told how far training has come."""
 
     def __call__(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
-        """`done` of `total` parts or epochs of a stage ("features", "teacher", "student"); the epoch's mean loss."""
+        """`done` of `total` parts of the stage "features" or "parts", or epochs of another, and the epoch's mean loss.
+
+        Those are "teacher" and "student", and of a second pair "local teacher" and "local student".
+        """
 
 
 @contextlib.contextmanager
@@ -25,7 +28,7 @@ def progress_bars(*, disable: bool | None = None) -> Iterator[Progress]:
         if stage not in bars:
             for bar in bars.values():
                 bar.close()
-            unit = "epoch" if stage in ("teacher", "student") else "part"
+            unit = "part" if stage in ("features", "parts") else "epoch"
             bars[stage] = tqdm(total=total, desc=f"{stage:8}", unit=unit, disable=disable)
         if loss is not None:
             bars[stage].set_postfix_str(f"loss {loss:.4g}", refresh=False)

@@ -9,8 +9,13 @@ from ast_hf.nn.network import ASTNetwork
 
 
 @torch.no_grad()
-def set_standardization(network: ASTNetwork, inputs: Tensor) -> None:
-    """Sets each channel's mean and std, and the projection, from inputs (N, C, h, w), where they are configured."""
+def set_standardization(network: ASTNetwork, inputs: Tensor, mask: Tensor | None = None) -> None:
+    """Sets each channel's mean and std, and the projection, from inputs (N, C, h, w), where they are configured.
+
+    With a mask (N, 1, h, w), the same for all, only the cells that it lets through count.
+    """
+    if mask is not None:
+        inputs = inputs[..., mask[0, 0] > 0][..., None]  # (N, C, cells, 1)
     if network.config.feature_normalization == "channel":
         network.input_mean.copy_(inputs.mean(dim=(0, 2, 3)))
         # A channel that never changes says nothing; the floor keeps it from being divided by zero.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -16,21 +15,22 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ast_hf.config import DEFAULT_FALSE_POSITIVE_RATE, PRETRAINED, ASTDetectorConfig, Precision, TrainingRecipe
-from ast_hf.data.images import read_image
 from ast_hf.data.sample import Sample
-from ast_hf.data.samples import collect_samples
+from ast_hf.data.samples import collect_good_samples
 from ast_hf.data.transforms import upsample_map
-from ast_hf.detector import ASTDetector
+from ast_hf.detector import ASTDetector, default_device
 from ast_hf.errors import ASTError, ConfigError
 from ast_hf.inference.calibration import Calibration, check_rate
 from ast_hf.nn.losses import distance_map, nll_map
 from ast_hf.nn.network import ASTNetwork
+from ast_hf.nn.pair import Pair
 from ast_hf.nn.precision import autocast, resolve_precision
+from ast_hf.training.crops import Crops
 from ast_hf.training.features import FeatureCache, PreparedSamples, default_cache_folder, prepare
+from ast_hf.training.fitting import fit_config, fit_region
 from ast_hf.training.progress import Progress, progress_bars
 from ast_hf.training.standardization import set_standardization
 
-_LOG = logging.getLogger(__name__)
 MIN_SAMPLES = 10
 # A tenth of a small set is too few to set a threshold with; of a very small one a third has to do.
 _ENOUGH_TO_CALIBRATE = 8
@@ -48,6 +48,7 @@ def train(
     seed: int = 0,
     *,
     points: Any = None,
+    region: Any = None,
     false_positive_rate: float = DEFAULT_FALSE_POSITIVE_RATE,
     backbone_weights: str | Path | None = PRETRAINED,
     cache_folder: str | Path | Literal[False] | None = None,
@@ -57,11 +58,13 @@ def train(
 
     Args:
         config: What to build.
-        good_images: A folder, or a sequence of pictures or a dataset (`data.samples.collect_samples`).
+        good_images: A folder, or a sequence of pictures or a dataset (`data.samples.collect_good_samples`).
         recipe: How to train; the paper's by default.
         device: Where; CUDA where there is one, by default.
         seed: Fixes initial weights, hold-out and order: on one device the same seed gives the same model.
         points: Point clouds, one a picture, for depth modalities.
+        region: A mask of the pictures' aspect (a path, PIL image or bool array): only what is white in it is looked
+            at, now and later. None looks at all.
         false_positive_rate: Share of good parts that the threshold may call anomalous, in (0, 1).
         backbone_weights: "pretrained" takes timm's from the Hub, a path reads a safetensors file.
         cache_folder: Where features are kept for the next run, at most 4 GiB of them; by default
@@ -70,50 +73,27 @@ def train(
 
     Raises:
         ConfigError: There are too few images to train on and calibrate with, or the rate is outside (0, 1).
-        ImageReadError: An image cannot be used.
+        ImageReadError: An image cannot be used, or the folder is a dataset's root and no folder of good parts.
         TrainingError: The loss stopped being finite.
     """
     recipe = recipe or TrainingRecipe()
     check_rate(false_positive_rate)  # now, rather than after an hour of training
-    samples = collect_samples(config, good_images, points)
+    device = default_device(device)
+    samples = collect_good_samples(config, good_images, points)
     fitted, held_out = hold_out(len(samples), recipe, seed)
-    config = fit_image_size(config, samples) if recipe.keep_aspect else config
-    detector = build(config, seed, backbone_weights=backbone_weights).place(device)
+    config = replace(fit_config(config, samples, recipe), region=region is not None)
+    detector = build(config, seed, backbone_weights=backbone_weights)
+    if region is not None:
+        detector.region.copy_(fit_region(config, region))
+    detector.place(device)
     bars = progress_bars() if progress is None else contextlib.nullcontext(progress)
     with bars as report:
-        cache = None
-        if detector.backbone is not None and cache_folder is not False:
-            cache = FeatureCache(Path(cache_folder or default_cache_folder()), detector, recipe.precision)
-        prepared = prepare(
-            detector,
-            samples,
-            precision=recipe.precision,
-            cache=cache,
-            on_batch=lambda done, total: report("features", done, total),
-        )
+        prepared = prepare_cached(detector, samples, recipe.precision, cache_folder, report)
         fit(detector, prepared.select(fitted), recipe, seed=seed, progress=report)
         if held_out:
             held = prepared.select(held_out)
             detector.calibration = calibrate(detector, held, false_positive_rate, precision=recipe.precision)
     return detector
-
-
-def fit_image_size(config: ASTDetectorConfig, samples: Sequence[Sample]) -> ASTDetectorConfig:
-    """The configuration with pictures of the samples' median aspect, at the same area and in multiples of 32 pixels.
-
-    Where `image_size` is (height, width) already, or height maps go in, which are square, it stays as it is.
-    """
-    if isinstance(config.image_size, tuple) or config.uses_depth:
-        return config
-    some = (sample.image for sample in samples[:: max(1, len(samples) // 50)])
-    sizes = [read_image(image).size for image in some if image is not None]
-    aspect = median(width / height for width, height in sizes)
-    sides = (config.image_size / aspect**0.5, config.image_size * aspect**0.5)
-    height, width = (max(32, 32 * round(side / 32)) for side in sides)
-    if height != width:
-        _LOG.info("Pictures are resized to %d x %d pixels (height x width), after their median aspect.", height, width)
-        return replace(config, image_size=(height, width))
-    return config
 
 
 def build(config: ASTDetectorConfig, seed: int, *, backbone_weights: str | Path | None = PRETRAINED) -> ASTDetector:
@@ -148,6 +128,20 @@ def hold_out(count: int, recipe: TrainingRecipe, seed: int) -> tuple[list[int], 
     return sorted(order[held:]), sorted(order[:held])
 
 
+def prepare_cached(
+    detector: ASTDetector,
+    samples: Sequence[Sample],
+    precision: Precision,
+    cache_folder: str | Path | Literal[False] | None,
+    progress: Progress,
+) -> PreparedSamples:
+    """`features.prepare` with the cache that `train` is told of."""
+    cache = None
+    if detector.backbone is not None and cache_folder is not False:
+        cache = FeatureCache(Path(cache_folder or default_cache_folder()), detector, precision)
+    return prepare(detector, samples, precision=precision, cache=cache, on_batch=partial(progress, "features"))
+
+
 def fit(
     network: ASTNetwork,
     samples: PreparedSamples,
@@ -156,67 +150,77 @@ def fit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Trains teacher and then student, in place; the network is in eval mode afterwards, however it ends."""
-    set_standardization(network, samples.inputs)
+    """Trains each pair's teacher and then its student, in place; in eval mode afterwards, however it ends."""
+    set_standardization(network, samples.inputs, samples.mask if network.config.region else None)
+    fit_pairs(network, samples, recipe, seed=seed, progress=progress)
+
+
+def fit_pairs(
+    network: ASTNetwork,
+    samples: PreparedSamples,
+    recipe: TrainingRecipe,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> None:
+    """`fit` with the standardisation as it is: teachers and students go on from where they are."""
+    crops = Crops(network.standardize(samples.inputs), samples.mask, network.config.tiles)
     generator = torch.Generator().manual_seed(seed)
-    fit_teacher(network, samples, recipe, generator, progress)
-    fit_student(network, samples, recipe, generator, progress)
+    fit_teacher(network, crops, recipe, generator, progress)
+    fit_student(network, crops, recipe, generator, progress)
+    if network.local is not None:
+        recipe = replace(recipe, feature_noise=recipe.local_noise, epochs=recipe.local_epochs)
+        fit_teacher(network.local, crops, recipe, generator, progress, stage="local teacher")
+        fit_student(network.local, crops, recipe, generator, progress, stage="local student")
 
 
 def fit_teacher(
-    network: ASTNetwork,
-    samples: PreparedSamples,
+    pair: Pair,
+    crops: Crops,
     recipe: TrainingRecipe,
     generator: torch.Generator,
     progress: Progress | None = None,
+    stage: str = "teacher",
 ) -> None:
-    """Trains the teacher of a standardised network in place; `generator` draws the order of the samples."""
-    inputs, mask = network.standardize(samples.inputs), samples.mask
+    """Trains a pair's teacher in place; `generator` draws order, crops and noise."""
 
     def loss(rows: Tensor) -> Tensor:
-        z, log_jac = network.teacher_forward(_noisy(inputs[rows], recipe.feature_noise, generator))
-        return nll_map(z, log_jac, None if mask is None else mask[rows]).mean()
+        inputs, mask, at = crops.draw(rows, recipe.feature_noise, generator)
+        return nll_map(*pair.teacher_forward(inputs, at), mask).mean()
 
-    _optimize(network.teacher, loss, len(samples), recipe, generator, "teacher", progress)
+    _optimize(pair.teacher, loss, len(crops.inputs), recipe, generator, stage, progress)
 
 
 def fit_student(
-    network: ASTNetwork,
-    samples: PreparedSamples,
+    pair: Pair,
+    crops: Crops,
     recipe: TrainingRecipe,
     generator: torch.Generator,
     progress: Progress | None = None,
+    stage: str = "student",
 ) -> None:
-    """Trains the student of a network whose teacher is trained, in place.
+    """Trains the student of a pair whose teacher is trained; arguments as `fit_teacher`.
 
-    Without noise the frozen teacher's targets are computed once: it sees no batch statistics and no augmentation, so
-    they are the same in every epoch. With noise they are its answers to the noisy inputs.
+    Of whole maps without noise the frozen teacher's targets are computed once: it sees no batch statistics and no
+    augmentation, so they are the same in every epoch. Else they are its answers to what the student sees.
     """
-    inputs, mask = network.standardize(samples.inputs), samples.mask
-    targets = inputs[:0]
-    if not recipe.feature_noise:
-        with autocast(network.device, recipe.precision):
-            targets = teacher_targets(network, inputs)
+    once, targets = not recipe.feature_noise and crops.tiles == (1, 1), crops.inputs[:0]
+    if once:
+        with autocast(targets.device, recipe.precision):
+            targets = teacher_targets(pair, crops.inputs)
 
     def loss(rows: Tensor) -> Tensor:
-        seen = _noisy(inputs[rows], recipe.feature_noise, generator)
-        target = teacher_targets(network, seen) if recipe.feature_noise else targets[rows]
-        return distance_map(target, network.student_forward(seen), None if mask is None else mask[rows]).mean()
+        inputs, mask, at = crops.draw(rows, recipe.feature_noise, generator)
+        target = targets[rows] if once else teacher_targets(pair, inputs, at)
+        return distance_map(target, pair.student_forward(inputs, at), mask).mean()
 
-    _optimize(network.student, loss, len(samples), recipe, generator, "student", progress)
-
-
-def _noisy(inputs: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
-    """Inputs with Gaussian noise; the generator is the CPU's, so that every device sees the same."""
-    if not deviation:
-        return inputs
-    return inputs + deviation * torch.randn(inputs.shape, generator=generator).to(inputs.device)
+    _optimize(pair.student, loss, len(crops.inputs), recipe, generator, stage, progress)
 
 
 @torch.no_grad()
-def teacher_targets(network: ASTNetwork, inputs: Tensor, batch_size: int = 32) -> Tensor:
-    """The teacher's z for standardised inputs (N, C, h, w)."""
-    return torch.cat([network.teacher_forward(batch)[0] for batch in inputs.split(batch_size)])
+def teacher_targets(pair: Pair, inputs: Tensor, at: tuple[int, int] = (0, 0), batch_size: int = 32) -> Tensor:
+    """The teacher's z for standardised inputs (N, C, h, w), whole maps or crops `at` a place of them."""
+    return torch.cat([pair.teacher_forward(batch, at)[0] for batch in inputs.split(batch_size)])
 
 
 @torch.no_grad()

@@ -37,13 +37,18 @@ _READERS: dict[str, ModuleType] = {
 }
 
 
-def list_categories(dataset: str, data_root: str | Path) -> list[str]:
+def list_categories(dataset: str, data_root: str | Path, good: str = "") -> list[str]:
     """Lists the categories of a dataset that are there, in official order; none where the dataset is not there.
+
+    Args:
+        dataset: One of `DATASETS`.
+        data_root: Where it is.
+        good: What folders of good parts are called in a user's own data, unless good, normal or ok.
 
     Raises:
         DatasetError: If the dataset is unknown or `data_root` is no folder.
     """
-    return _find_categories(_facts(dataset), dataset_folder(dataset, data_root))
+    return _find_categories(_facts(dataset), dataset_folder(dataset, data_root, good), good)
 
 
 def missing_categories(dataset: str, data_root: str | Path) -> list[str]:
@@ -56,23 +61,25 @@ def missing_categories(dataset: str, data_root: str | Path) -> list[str]:
     return [name for name in _facts(dataset).categories if name not in present]
 
 
-def load_category(dataset: str, name: str, data_root: str | Path) -> Category:
-    """Reads one category's split; no picture is opened.
+def load_category(dataset: str, name: str, data_root: str | Path, good: str = "") -> Category:
+    """Reads one category's split; no picture is opened. `good` as in `list_categories`.
 
     Raises:
         DatasetError: If the dataset or the category is unknown or not there, or is not as it should be.
+        ImageReadError: If a folder is missing or empty, or files do not pair up.
     """
-    facts, root = _facts(dataset), dataset_folder(dataset, data_root)
-    if name not in (present := _find_categories(facts, root)):
+    facts, root = _facts(dataset), dataset_folder(dataset, data_root, good)
+    present = _find_categories(facts, root, good)
+    if name not in present and (present or dataset != "folder"):  # whose reader says more
         advice = "put pictures of good parts into its folder good/ or train/good/"
         if facts.categories:
             advice = f"unpack one of {', '.join(facts.categories)} there, from {facts.download_page}"
         raise DatasetError(f"{root} has no category {name!r} (there: {', '.join(present) or 'none'}): {advice}.")
-    category: Category = _READERS[dataset].load_category(root, name)
-    good, anomalous = ([sample.label for sample in category.test].count(label) for label in (0, 1))
-    if not (category.train and good and anomalous):
+    category: Category = _READERS[dataset].load_category(root, name, **({"good": good} if good else {}))
+    normal, anomalous = ([sample.label for sample in category.test].count(label) for label in (0, 1))
+    if not (category.train and normal and anomalous):
         raise DatasetError(
-            f"{root} ({name}) has {len(category.train)} parts to train on and {good} good and {anomalous} anomalous "
+            f"{root} ({name}) has {len(category.train)} parts to train on and {normal} good and {anomalous} anomalous "
             "ones to test on: add some where there is none."
         )
     return category
@@ -83,8 +90,10 @@ def checkpoint_name(dataset: str, category: str) -> str:
     return _facts(dataset).checkpoint_prefix + category
 
 
-def dataset_folder(dataset: str, data_root: str | Path) -> Path:
+def dataset_folder(dataset: str, data_root: str | Path, good: str = "") -> Path:
     """Finds the dataset's own folder: the one named after it in `data_root`, or `data_root` itself.
+
+    `good` as in `list_categories`.
 
     Raises:
         DatasetError: If the dataset is unknown or `data_root` is no folder.
@@ -93,7 +102,7 @@ def dataset_folder(dataset: str, data_root: str | Path) -> Path:
     if not data_root.is_dir():
         raise DatasetError(f"{data_root} is no folder: give the folder that holds the datasets.")
     for root in (data_root / dataset, data_root):
-        if root.is_dir() and _find_categories(facts, root):
+        if root.is_dir() and _find_categories(facts, root, good):
             return root
     # Nothing is there: the folder to name in messages is the one where the dataset should have been.
     return data_root / dataset if facts.categories and data_root.name != dataset else data_root
@@ -105,7 +114,7 @@ def _facts(dataset: str) -> DatasetFacts:
     return DATASETS[dataset]
 
 
-def _find_categories(facts: DatasetFacts, root: Path) -> list[str]:
+def _find_categories(facts: DatasetFacts, root: Path, good: str) -> list[str]:
     if find := getattr(_READERS[facts.name], "find_categories", None):
-        return list(find(root))
+        return list(find(root, **({"good": good} if good else {})))
     return [name for name in facts.categories if (root / name).is_dir()]

@@ -16,15 +16,16 @@ from typing import Any
 
 from filelock import FileLock
 
+from ast_hf.data.folders import GOOD_NAMES
 from ast_hf.data.images import read_image, read_mask
+from ast_hf.data.sample import GOOD
 from ast_hf.errors import ASTError, DatasetError
 from benchmark.datasets import folder as folder_reader
-from benchmark.datasets.base import GOOD, Category
+from benchmark.datasets.base import Category
 from benchmark.datasets.listing import list_folders
 
 COLUMNS = {"image": "image_path", "mask": "mask_path", "label": "label", "defect": "defect"}
 _LABELS = {0: GOOD, 1: "anomaly", "0": GOOD, "1": "anomaly"}  # False, True and 1.0 are equal to one of the keys
-_GOOD_WORDS = {GOOD, "normal", "ok"}
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif", b"RIFF": ".webp"}
 
 
@@ -34,7 +35,7 @@ def find_categories(root: Path) -> list[str]:
 
 
 def load_category(root: Path, name: str) -> Category:
-    """Reads a category that is there; raises DatasetError as the `folder` dataset does."""
+    """Reads a category that is there; raises what the `folder` dataset does."""
     return replace(folder_reader.load_category(root / name, name), dataset="hub")
 
 
@@ -161,6 +162,6 @@ def name_defect(row: Mapping[str, Any], features: Mapping[str, Any]) -> str:
         raise DatasetError(f"the label is {row.get('label')!r}: it must be 0 (good), 1 (anomalous) or a name.")
     words = ["".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in word) for word in words]
     words = [word.encode()[:100].decode(errors="ignore").strip(" ._") or "anomaly" for word in words]
-    if len({word.casefold() in _GOOD_WORDS for word in words}) > 1:
+    if len({word.casefold() in GOOD_NAMES for word in words}) > 1:
         raise DatasetError(f"label and defect contradict each other ({words}): use one only (columns={{'label': ''}}).")
-    return GOOD if words[0].casefold() in _GOOD_WORDS else words[-1]
+    return GOOD if words[0].casefold() in GOOD_NAMES else words[-1]

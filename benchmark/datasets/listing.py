@@ -6,28 +6,12 @@ is read in a moment.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ast_hf.data.images import EXTENSIONS
+from ast_hf.data.folders import EXTENSIONS, find_images, is_hidden, pair_files
 from ast_hf.errors import DatasetError
 from benchmark.datasets.base import LabelledSample, Samples
-
-
-def list_files(folder: Path, suffixes: Collection[str] = EXTENSIONS) -> list[Path]:
-    """Lists the files directly in a folder that end in one of the suffixes (any case), hidden ones left out, by name.
-
-    Raises:
-        DatasetError: If the folder is not there, cannot be read or holds no such file.
-    """
-    names = [entry.name for entry in _scan(folder) if entry.is_file() and Path(entry.name).suffix.lower() in suffixes]
-    if not names:
-        raise DatasetError(
-            f"{folder} holds no {'/'.join(sorted(suffixes))} file: put the files directly into it, or unpack the "
-            "dataset again."
-        )
-    return [folder / name for name in sorted(names)]
 
 
 def list_folders(folder: Path) -> list[Path]:
@@ -36,13 +20,8 @@ def list_folders(folder: Path) -> list[Path]:
     Raises:
         DatasetError: If the folder is not there or cannot be read.
     """
-    return sorted(folder / entry.name for entry in _scan(folder) if entry.is_dir())
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
     except OSError as error:
         raise DatasetError(
             f"{folder} cannot be listed ({error.strerror}): check the path, or unpack the dataset again."
@@ -50,35 +29,22 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def good_samples(folder: Path) -> Samples:
-    """Gives every picture directly in a folder as a good part."""
-    return tuple(LabelledSample(image) for image in list_files(folder))
+    """Gives every picture under a folder as a good part."""
+    return tuple(LabelledSample(image) for image in find_images(folder))
 
 
-def masked_samples(images: Sequence[Path], masks: Sequence[Path], defect: str, suffix: str = "") -> Samples:
-    """Gives the pictures of a defect with their masks, paired as by `pair_by_stem`."""
-    pairs = zip(images, pair_by_stem(images, masks, suffix), strict=True)
+def masked_samples(
+    folder: Path,
+    masks: Path,
+    defect: str,
+    *,
+    suffix: str = "",
+    extensions: Collection[str] = EXTENSIONS,
+    mask_extensions: Collection[str] = EXTENSIONS,
+) -> Samples:
+    """Gives the pictures of a defect with their masks, paired as by `ast_hf.data.folders.pair_files`."""
+    pairs = pair_files(folder, masks, "mask", suffix=suffix, extensions=extensions, other_extensions=mask_extensions)
     return tuple(LabelledSample(image, label=1, defect=defect, masks=(mask,)) for image, mask in pairs)
-
-
-def pair_by_stem(images: Sequence[Path], others: Sequence[Path], suffix: str = "") -> list[Path]:
-    """Finds to each picture `NNN.*` the file `NNN{suffix}.*`, or else `NNN.*`, among some in another folder.
-
-    Raises:
-        DatasetError: If a picture has none, or two files differ by their ending only.
-    """
-    # Without endings, as these change where pictures have been re-encoded.
-    by_stem: dict[str, Path] = {}
-    for path in others:
-        if (twin := by_stem.setdefault(path.stem, path)) is not path:
-            raise DatasetError(f"{twin} and {path} differ by their ending only: remove the one that is not meant.")
-    paired = []
-    for image in images:
-        other = by_stem.get(image.stem + suffix) or by_stem.get(image.stem)
-        if other is None:
-            expected = others[0].with_name(f"{image.stem}{suffix}{others[0].suffix}")
-            raise DatasetError(f"{image} lacks {expected}: unpack the dataset again or add the file.")
-        paired.append(other)
-    return paired
 
 
 def split_every_fifth(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ast_hf.data.folders import find_images
 from ast_hf.errors import DatasetError
 from benchmark.datasets.base import Category, LabelledSample, Samples
-from benchmark.datasets.listing import list_files, masked_samples, split_every_fifth
+from benchmark.datasets.listing import masked_samples, split_every_fifth
 
 NAME = "magnetic_tile"
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
@@ -28,18 +29,19 @@ def load_category(root: Path, name: str) -> Category:
     """Reads the set.
 
     Raises:
-        DatasetError: If a folder is missing or empty, a defect has no mask, or the split names a missing picture.
+        ImageReadError: If a folder is missing or empty, or a defect has no mask.
+        DatasetError: If the split names a missing picture.
     """
     train, test = _split_good(root)
     for defect in DEFECTS:
         folder = root / f"MT_{defect}" / "Imgs"
-        test += masked_samples(list_files(folder, _IMAGE_SUFFIXES), list_files(folder, _MASK_SUFFIXES), defect)
+        test += masked_samples(folder, folder, defect, extensions=_IMAGE_SUFFIXES, mask_extensions=_MASK_SUFFIXES)
     return Category(NAME, name, train, test)
 
 
 def _split_good(root: Path) -> tuple[Samples, Samples]:
     folder, table = root / "MT_Free" / "Imgs", root / "train_filenames.txt"
-    good = [LabelledSample(path) for path in list_files(folder, _IMAGE_SUFFIXES)]
+    good = [LabelledSample(path) for path in find_images(folder, _IMAGE_SUFFIXES)]
     if not table.is_file():
         return split_every_fifth(good)
     chosen = set(table.read_text(encoding="utf-8", errors="replace").split())

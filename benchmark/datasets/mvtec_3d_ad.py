@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.datasets.base import GOOD, Category, LabelledSample, Samples
-from benchmark.datasets.listing import list_files, list_folders, pair_by_stem
-
-_POINT_SUFFIXES = frozenset({".tif", ".tiff"})
+from ast_hf.data.folders import pair_files, pair_scans
+from ast_hf.data.sample import GOOD
+from benchmark.datasets.base import Category, LabelledSample, Samples
+from benchmark.datasets.listing import list_folders
 
 
 def load_category(root: Path, name: str) -> Category:
     """Reads one category's split.
 
     Raises:
-        DatasetError: If a split is missing or empty, or a part has no scan, or a defect no mask.
+        DatasetError, ImageReadError: If a split is missing or empty, or a part has no scan, or a defect no mask.
     """
     folder = root / name
     train, validation, test = (_scans(folder / split / GOOD) for split in ("train", "validation", "test"))
@@ -29,12 +29,10 @@ def load_category(root: Path, name: str) -> Category:
 def _scans(folder: Path) -> Samples:
     """Pairs the pictures of one folder with their scans and masks; good parts may have (blank) masks or none."""
     label = int(folder.name != GOOD)
-    images = list_files(folder / "rgb")
-    points = pair_by_stem(images, list_files(folder / "xyz", _POINT_SUFFIXES))
-    masks: list[tuple[Path, ...]] = [()] * len(images)
+    masks: dict[Path, Path] = {}
     if label or (folder / "gt").is_dir():
-        masks = [(mask,) for mask in pair_by_stem(images, list_files(folder / "gt"))]
+        masks = dict(pair_files(folder / "rgb", folder / "gt", "mask"))
     return tuple(
-        LabelledSample(image, scan, label=label, defect=folder.name, masks=mask)
-        for image, scan, mask in zip(images, points, masks, strict=True)
+        LabelledSample(image, scan, label=label, defect=folder.name, masks=(masks[image],) if masks else ())
+        for image, scan in pair_scans(folder)
     )

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.datasets.base import GOOD, Category
-from benchmark.datasets.listing import good_samples, list_files, list_folders, masked_samples
+from ast_hf.data.sample import GOOD
+from benchmark.datasets.base import Category
+from benchmark.datasets.listing import good_samples, list_folders, masked_samples
 
 
 def load_category(root: Path, name: str) -> Category:
     """Reads one category's split.
 
     Raises:
-        DatasetError: If a split is missing or empty, or a defect has no mask.
+        DatasetError, ImageReadError: If a split is missing or empty, or a defect has no mask.
     """
     folder = root / name
     test = good_samples(folder / "test" / GOOD)
     for defect in [child for child in list_folders(folder / "test") if child.name != GOOD]:
-        masks = list_files(folder / "ground_truth" / defect.name)
-        test += masked_samples(list_files(defect), masks, defect.name, suffix="_mask")
+        test += masked_samples(defect, folder / "ground_truth" / defect.name, defect.name, suffix="_mask")
     return Category("mvtec_ad", name, good_samples(folder / "train" / GOOD), test)

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ast_hf.data.folders import find_images
 from ast_hf.data.images import read_image
+from ast_hf.data.sample import GOOD
 from ast_hf.errors import DatasetError
-from benchmark.datasets.base import GOOD, Category, DefectConfig, LabelledSample
-from benchmark.datasets.listing import good_samples, list_files
+from benchmark.datasets.base import Category, DefectConfig, LabelledSample
+from benchmark.datasets.listing import good_samples
 
 if TYPE_CHECKING:
-    from benchmark.metrics import SaturatedRegion
+    from ast_hf.metrics import SaturatedRegion
 
 ANOMALY_TYPES = ("logical_anomalies", "structural_anomalies")
 
@@ -28,15 +30,17 @@ def load_category(root: Path, name: str) -> Category:
     """Reads one category's split; `LabelledSample.defect` is one of `ANOMALY_TYPES`.
 
     Raises:
-        DatasetError: If a split is missing or empty, a defect has no mask, or the saturation areas cannot be read.
+        ImageReadError: If a split is missing or empty, or a defect has no mask.
+        DatasetError: If the saturation areas cannot be read.
     """
     folder = root / name
     test = good_samples(folder / "test" / GOOD)
     for kind in ANOMALY_TYPES:
-        masks = folder / "ground_truth" / kind
+        images, masks = folder / "test" / kind, folder / "ground_truth" / kind
         test += tuple(
-            LabelledSample(image, label=1, defect=kind, masks=tuple(list_files(masks / image.stem)))
-            for image in list_files(folder / "test" / kind)
+            LabelledSample(image, label=1, defect=kind, masks=tuple(find_images(masks / name.with_suffix(""))))
+            for image in find_images(images)
+            for name in [image.relative_to(images)]
         )
     return Category(
         dataset="mvtec_loco_ad",
@@ -74,7 +78,7 @@ def saturated_regions(sample: LabelledSample, defects_config: Iterable[DefectCon
         DatasetError: If a mask holds several values, or one that the configuration does not know.
         ImageReadError: If a mask cannot be read.
     """
-    from benchmark.metrics import SaturatedRegion, saturation_area  # not with the reader: scipy takes a while
+    from ast_hf.metrics import SaturatedRegion, saturation_area  # not with the reader: scipy takes a while
 
     by_value = {config.pixel_value: config for config in defects_config}
     regions = []

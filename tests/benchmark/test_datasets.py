@@ -16,7 +16,7 @@ from PIL import Image
 
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.data import Sample
-from ast_hf.errors import DatasetError
+from ast_hf.errors import ASTError, DatasetError, ImageReadError
 from benchmark.datasets import (
     DATASETS,
     Category,
@@ -168,11 +168,11 @@ def test_what_is_missing_is_named(path: str, tmp_path: Path) -> None:
     dataset = path.split("/")[0]
     write_tree(dataset, tmp_path / dataset)
     shutil.move(tmp_path / path, tmp_path / "gone")
-    with pytest.raises(DatasetError, match=path):
+    with pytest.raises(ASTError, match=path):
         load(dataset, tmp_path)
     if (tmp_path / "gone").is_dir():  # an empty folder is no better
         (tmp_path / path).mkdir()
-        with pytest.raises(DatasetError, match=path):
+        with pytest.raises(ASTError, match=path):
             load(dataset, tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_two_masks_of_one_name_are_not_guessed_between(dataset: str, tmp_path: P
     write_tree(dataset, tmp_path / dataset)
     mask = next(mask for sample in load(dataset, tmp_path).test for mask in sample.masks)
     shutil.copy(mask, mask.with_suffix(".PNG"))
-    with pytest.raises(DatasetError, match="ending"):
+    with pytest.raises(ImageReadError, match="ending"):
         load(dataset, tmp_path)
 
 
@@ -249,10 +249,9 @@ def category_of(*samples: LabelledSample, dataset: str = "mvtec_ad") -> Category
     return Category(dataset, "bottle", (), samples)
 
 
-def test_masks_that_fit_pass_by_their_headers(tmp_path: Path) -> None:
+def test_masks_that_fit_pass_by_the_headers_of_pictures(tmp_path: Path) -> None:
     image, mask = put(tmp_path / "image.png", marked()), put(tmp_path / "mask.png", marked((0, 0)))
-    for path in (image, mask):
-        path.write_bytes(path.read_bytes()[:45])  # the header and nothing else
+    image.write_bytes(image.read_bytes()[:45])  # the header and nothing else
     turned, phone = Image.Exif(), tmp_path / "phone.jpg"
     turned[0x0112] = 6  # a phone held upright: shown as 12 x 8
     Image.new("RGB", SIZE).save(phone, exif=turned)
@@ -263,7 +262,21 @@ def test_masks_that_fit_pass_by_their_headers(tmp_path: Path) -> None:
     check_masks(category_of(unmasked, *holes, dataset="folder"))
 
 
-def test_masks_that_cannot_be_used_are_found_by_their_headers(tmp_path: Path) -> None:
+def test_masks_that_are_blank_or_lossy_or_upside_down_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image, lossy = put(tmp_path / "image.png", marked()), put(tmp_path / "lossy.jpg", marked((2, 2), (2, 3), (5, 9)))
+    blank, mask = (put(tmp_path / name, marked(*pixels)) for name, pixels in (("blank.png", []), ("m.png", [(0, 0)])))
+    masks = [(lossy,), (blank,), (blank, mask), (mask,), (put(tmp_path / "inverse.png", 255 - marked((0, 0))),)]
+    check_masks(
+        category_of(LabelledSample(image, masks=(blank,)), *(LabelledSample(image, label=1, masks=m) for m in masks))
+    )
+    named = [("mark nothing", blank), ("more than half", masks[4][0]), ("soft edges", lossy)]
+    for (what, path), message in zip(named, caplog.messages, strict=True):
+        assert what in message and message.endswith(f"(1): {path}")
+
+
+def test_masks_that_cannot_be_used_are_found(tmp_path: Path) -> None:
     image, mask = put(tmp_path / "image.png", marked()), put(tmp_path / "mask.png", marked((0, 0)))
     small = tmp_path / "small.png"
     Image.new("L", (9, 9)).save(small)
@@ -271,12 +284,12 @@ def test_masks_that_cannot_be_used_are_found_by_their_headers(tmp_path: Path) ->
     wrong = {
         r"small\.png has 9 x 9 pixels, .*image\.png has 12 x 8": LabelledSample(image, label=1, masks=(mask, small)),
         r"mask\.png has 12 x 8 pixels, .*small\.png has 9 x 9": LabelledSample(small, masks=(mask,)),  # a good part
-        r"absent\.png.* Correct": LabelledSample(image, label=1, masks=(tmp_path / "absent.png",)),
-        r"text\.png.* picture.* Correct": LabelledSample(image, label=1, masks=(put(tmp_path / "text.png"),)),
+        r"absent\.png": LabelledSample(image, label=1, masks=(tmp_path / "absent.png",)),
+        r"text\.png.* picture": LabelledSample(image, label=1, masks=(put(tmp_path / "text.png"),)),
         r"image\.png has no mask, and others": LabelledSample(image, label=1, defect="cut"),
     }
     for message, sample in wrong.items():
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(ASTError, match=message):
             check_masks(category_of(masked, sample))
     with pytest.raises(DatasetError, match="no mask, and others"):
         check_masks(category_of(masked, LabelledSample(image, label=1, defect="hole"), dataset="folder"))
@@ -397,11 +410,42 @@ def test_folder_with_one_good_folder_keeps_a_fifth(tmp_path: Path, monkeypatch: 
     shutil.move("good", "train/good")
     assert counts(load_folder(Path(".")).test) == {"good": 2, "dent": 1, "zzz": 1}
     put(Path("masks/dent/y.png"), marked())
-    with pytest.raises(DatasetError, match=r"0\.png lacks .*0_mask\.png"):
+    with pytest.raises(ImageReadError, match=r"0\.png: its mask is missing: add .*0_mask\.png"):
         load_folder(Path("."))
     shutil.rmtree("train")
-    with pytest.raises(DatasetError, match=r"there: none.*train/good"):
+    with pytest.raises(DatasetError, match=r"none of good parts: call theirs good"):
         load_category("folder", "bolts", Path("."))
+
+
+@pytest.mark.parametrize(
+    ("normal", "abnormal", "good"),
+    [("normal", "abnormal", ""), ("OK", "NG", ""), ("ok", "ko", ""), ("Gut", "normal", "gut")],
+)
+def test_folder_understands_other_names_and_enters_folders(
+    normal: str, abnormal: str, good: str, tmp_path: Path
+) -> None:
+    for name in (
+        f"train/{normal}/0.png",
+        f"train/{normal}/line/1.png",
+        f"test/{normal}/0.png",
+        f"test/{abnormal}/a/0.png",
+    ):
+        put(tmp_path / name)
+    put(tmp_path / "masks" / abnormal / "a" / "0.png", marked((4, 4)))
+    (name,) = list_categories("folder", tmp_path, good)
+    category = load_category("folder", name, tmp_path, good)
+    assert [sample.image.name for sample in category.train] == ["0.png", "1.png"]
+    assert counts(category.test) == {"good": 1, abnormal: 1} and category.has_masks
+
+
+def test_folder_says_what_it_found_and_what_it_understands(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "fine" / "0.png")
+    with pytest.raises(DatasetError, match=r"holds train/, train/fine/, and none of good.* good, normal, ok .*--good"):
+        load_category("folder", tmp_path.name, tmp_path)
+    for name in ("good", "OK"):
+        put(tmp_path / name / "0.png")
+    with pytest.raises(DatasetError, match=r"(OK|good) and \S*(good|OK) may be meant.*--good"):
+        load_folder(tmp_path)
 
 
 @pytest.mark.parametrize("train", ["train/good", "good", "Train/Good"])

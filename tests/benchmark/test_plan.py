@@ -101,6 +101,13 @@ def test_a_users_own_folder_and_a_dataset_of_the_hub(tmp_path: Path, monkeypatch
     tiny.folder_of_pictures(tmp_path / "parts" / "good", 2)
     (job,) = jobs(tmp_path / "parts", "--datasets", "folder")
     assert (job.category, job.preset) == ("parts", "compact")
+    (tmp_path / "parts" / "good").rename(tmp_path / "parts" / "gut")
+    with pytest.raises(ASTError, match=r"parts holds gut/, and none of good parts"):
+        jobs(tmp_path / "parts", "--datasets", "folder")
+    (named,) = jobs(tmp_path / "parts", "--datasets", "folder", "--good", "gut")
+    assert named.good == "gut" and named.id != job.id
+    with pytest.raises(ConfigError, match="needs --datasets folder"):
+        jobs(tmp_path / "parts", "--datasets", "visa", "--good", "gut")
     asked: list[Any] = []
     monkeypatch.setattr("benchmark.datasets.hub.materialize", lambda *args, **kwargs: asked.append((args, kwargs)))
     options = ["--datasets", "hub", "--hub-dataset", "org/set@abc", "--hub-columns", "image=photo", "mask="]

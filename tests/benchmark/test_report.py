@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from ast_hf.config import ASTDetectorConfig, TrainingRecipe
+from ast_hf.data.folders import find_images
+from ast_hf.errors import ImageReadError
 from benchmark.datasets import DATASETS
 from benchmark.jobs import Job
 from benchmark.published import context, published, read_published
@@ -250,7 +252,9 @@ def test_plots_of_each_group_have_their_own_names(tmp_path: Path) -> None:
     write_report(tmp_path, results)
     names = ["mvtec_ad_rgb", "mvtec_ad_rgb_2", "mvtec_ad_rgb_synthetic", "folder_rgb"]
     expected = {f"{kind}_{name}.png" for kind in ("roc", "scores") for name in names}
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == expected
+    assert {path.name for path in (tmp_path / "plots").glob("*.png")} == expected
+    with pytest.raises(ImageReadError, match="no pictures"):
+        find_images(tmp_path)  # plots are no parts
 
 
 @pytest.mark.parametrize("rows", ["", "0,1\n1,\n", "0,nan\n1,2\n", "0,1\n0,2\n"])

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ast_hf import from_pretrained
+from ast_hf import ImageReadError, from_pretrained
+from ast_hf.data.folders import find_images
 from benchmark import run
 from benchmark.experiment import run_job
 from benchmark.jobs import Job, forget, job_folder, read_result
@@ -51,6 +52,8 @@ def test_trains_evaluates_and_reports(
         rows = list(csv.DictReader((folder / "scores.csv").open()))
         assert [float(row["score"]) > 0 for row in rows] == [True] * 8
         assert Image.open(folder / "heat_maps.png").width > 600
+        with pytest.raises(ImageReadError, match="no pictures"):
+            find_images(folder)  # heat maps are no parts
     for name in ("tables.md", "tables.tex", "results.csv", "receipt.json", "report.md"):
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert capsys.readouterr().out.strip() == (tmp_path / "out" / "tables.md").read_text().strip()
@@ -73,6 +76,9 @@ def planned(command: list[str]) -> tuple[Job, Path]:
     return job, options.output
 
 
+TRAINING = ["train set", "teacher", "student", "local teacher", "local student"]
+
+
 def stages_of(job: Job, output: Path, stop_at: str = "") -> list[str]:
     """Runs a job here, or as far as a stage; gives the stages it came through."""
     stages: dict[str, None] = {}
@@ -91,10 +97,10 @@ def stages_of(job: Job, output: Path, stop_at: str = "") -> list[str]:
 
 def test_a_trained_detector_is_only_evaluated(command: list[str], tmp_path: Path) -> None:
     job, output = planned(command)
-    assert stages_of(job, output) == ["train set", "teacher", "student", "test set", "evaluation"]
+    assert stages_of(job, output) == [*TRAINING, "test set", "evaluation"]
     undisturbed: dict[str, Any] = read_result(output, job) or {}
     forget(output, job)
-    assert stages_of(job, output, stop_at="evaluation") == ["train set", "teacher", "student", "test set", "evaluation"]
+    assert stages_of(job, output, stop_at="evaluation") == [*TRAINING, "test set", "evaluation"]
     weights = job_folder(output, job) / "model" / "model.safetensors"
     trained = weights.stat().st_mtime_ns
     assert read_result(output, job) is None
@@ -167,6 +173,7 @@ def test_a_report_that_cannot_be_written_is_a_sentence(
         (["--launcher", "ray", "--launcher-options", "colour=1"], "not colour=1"),
         (["--launcher", "slurm", "--launcher-options", "cluster=local", "mem_gb=[]"], "mem_gb"),
         (["--data-root", "nowhere"], "holds nothing of: mvtec_ad"),
+        (["--output", __file__], "(it is a file): give another folder"),
     ],
 )
 def test_what_cannot_be_is_a_sentence_with_exit_status_2(

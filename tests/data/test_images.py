@@ -4,7 +4,8 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,11 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from PIL.Image import Transpose
 from torchvision import transforms
 
-from ast_hf.data.images import find_images, read_image, read_mask
+from ast_hf.data.images import has_soft_edges, read_image, read_mask, read_mask_values
 from ast_hf.data.scans import read_scan
 from ast_hf.data.transforms import to_pixel_values
 from ast_hf.errors import ImageReadError
@@ -151,20 +152,6 @@ def test_paths_that_hold_no_picture_are_named(read: Any, tmp_path: Path) -> None
         assert caught.value.source == str(tmp_path / name)
 
 
-def test_find_images(tmp_path: Path) -> None:
-    wanted = ["a.PNG", "b.jpeg", "empty.tif", "sub/c.webp", "sub/deep/d.BMP"]
-    other = [".hidden.png", ".cache/e.png", "Thumbs.db", "notes.txt", "f.png.part", "none/g.gif"]
-    for name in wanted + other:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
-    assert find_images(str(tmp_path)) == [tmp_path / name for name in wanted]
-    for folder, reason in (("none", "no pictures"), ("x", "no such"), ("notes.txt", "a file")):
-        with pytest.raises(ImageReadError, match=reason):
-            find_images(tmp_path / folder)
-
-
 def test_any_value_but_zero_is_mask() -> None:
     values = np.zeros((HEIGHT, WIDTH), np.uint8)
     values[2, 3:6] = (1, 7, 255)
@@ -181,6 +168,54 @@ def test_any_value_but_zero_is_mask() -> None:
     assert not read_mask(CLEAR).any(), "painted, but transparent"
     with pytest.raises(ImageReadError, match="floating-point"):
         read_mask(Image.new("F", (16, 16)))
+
+
+def discs(*values: int) -> Image.Image:
+    """A mask with a disc of each value, 17 pixels across, side by side."""
+    mask = Image.new("L", (88, 64))
+    for place, value in enumerate(values):
+        ImageDraw.Draw(mask).ellipse((20 * place + 2, 10, 20 * place + 18, 26), fill=value)
+    return mask
+
+
+def painted_black(mask: Image.Image) -> Image.Image:
+    return Image.merge("RGBA", [Image.new("L", mask.size)] * 3 + [mask])
+
+
+SOFTENED: dict[str, Callable[[Image.Image], Any]] = {
+    **{f"JPEG {quality}": partial(encoded, kind="JPEG", quality=quality) for quality in (60, 75, 90, 95)},
+    "JPEG of grey": lambda mask: encoded(mask.point(lambda value: value * 5 // 8), "JPEG", quality=80),
+    "JPEG of dark grey": lambda mask: encoded(mask.point(lambda value: value * 3 // 8), "JPEG", quality=80),
+    "JPEG of red": lambda mask: encoded(Image.merge("RGB", [mask, *[Image.new("L", mask.size)] * 2]), "JPEG"),
+    "resized": lambda mask: mask.resize((176, 128), Image.Resampling.BILINEAR).resize(mask.size, Image.Resampling.BOX),
+    "blurred": lambda mask: mask.filter(ImageFilter.GaussianBlur(1)),
+    "blurred black": lambda mask: painted_black(mask.filter(ImageFilter.GaussianBlur(1))),
+}
+
+
+@pytest.mark.parametrize("how", SOFTENED)
+def test_soft_edges_are_cut_at_half(how: str) -> None:
+    mask = discs(255, 255)
+    assert has_soft_edges(read_mask_values(SOFTENED[how](mask)))
+    differing = np.count_nonzero(read_mask(SOFTENED[how](mask)) != (np.asarray(mask) > 0))
+    assert differing <= (0 if how.startswith("JPEG") else 0.03 * np.count_nonzero(mask))
+
+
+@pytest.mark.parametrize("values", [(1, 2, 3), (254, 255), (1, 2, 3, 255), (40, 80, 120, 180), (255,), ()])
+@pytest.mark.parametrize("change", [lambda mask: mask, painted_black])
+def test_classes_are_no_soft_edges(values: tuple[int, ...], change: Callable[[Image.Image], Image.Image]) -> None:
+    mask = change(discs(*values))
+    assert not has_soft_edges(read_mask_values(mask))
+    assert np.array_equal(read_mask(mask), np.asarray(mask.getchannel(mask.getbands()[-1])) > 0)
+
+
+def test_a_mask_of_half_the_size_has_soft_edges() -> None:
+    assert has_soft_edges(np.asarray(discs(255).resize((44, 32), Image.Resampling.BOX)))  # three values in between
+
+
+def test_hairlines_of_numbered_classes_are_no_soft_edges() -> None:
+    lines = np.diag(np.arange(16) % 6).astype(np.uint8)
+    assert np.array_equal(read_mask(Image.fromarray(lines)), lines > 0)
 
 
 @pytest.mark.parametrize("size", [8, 24, 40])

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_the_verdict_is_said_in_words() -> None:
     bad = drawing.verdict(prediction(2.0).at_rate(CALIBRATION, 0.05), CALIBRATION)
     assert "<strong>Defect</strong>" in bad and f"{2 / CALIBRATION.threshold():.2f} times the threshold" in bad
     assert "Of 100 good parts kept out of training none scored as high" in bad
-    assert bad.count("<rect") > 5
+    assert bad.count("<rect") > 5 and "with 95 % confidence less than 8.92 % for this one" in bad
     good = drawing.verdict(prediction(0.5).at_rate(CALIBRATION, 0.05), CALIBRATION)
     assert "<strong>No defect found</strong>" in good and "training 51 scored as high (p\xa0=\xa00.51)" in good
     assert "<script>" not in drawing.progress("<script>")
@@ -71,3 +72,11 @@ def test_a_batch_grows_and_a_bad_file_costs_itself_alone(tmp_path: Path) -> None
     scores = [float(line["score"]) for line in lines[:-1]]
     assert scores == sorted((row.values["score"] for row in rows if row.overlay), reverse=True)
     assert lines[-1]["image"] == "'=cmd.png" and lines[-1]["error"] and not lines[-1]["score"]  # no formula
+
+
+def test_a_batch_tells_since_which_picture_the_line_has_changed() -> None:
+    scores = [*np.random.default_rng(0).uniform(0, 1, 40), *[0.01] * 40]
+    rows = [batch_tab.BatchRow({"image": f"{i}.png", "score": s}, Path("x.png")) for i, s in enumerate(scores)]
+    assert batch_tab.find_drift(rows[:40], CALIBRATION) == ""
+    since = re.search(r"Since (\d+)\.png the parts called good no longer", batch_tab.find_drift(rows, CALIBRATION))
+    assert since and 30 <= int(since[1]) <= 45

@@ -1,4 +1,5 @@
 import gc
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_what_cannot_be_read_is_told_and_too_few_are_refused(tmp_path: Path) -> 
     assert unread == ["notes.txt: this is not a picture that is read: PNG, JPEG, BMP, TIFF, WEBP of 8 or 16 bits."]
     with pytest.raises(DemoError, match=r"These are 9 good parts; teaching needs at least 10. 1 could not be read"):
         read_good(found[1:])
+
+
+def test_folders_and_copies_of_a_zip_are_told_and_a_datasets_root_is_refused(tmp_path: Path) -> None:
+    folder = tiny.folder_of_pictures(tmp_path / "pack" / "line", 10)
+    shutil.copytree(folder, tmp_path / "pack" / "other" / "line")
+    _, notes = read_good(find_uploads([shutil.make_archive(str(tmp_path / "parts"), "zip", tmp_path / "pack")]))
+    for text in ("10 from parts.zip/line", "10 from parts.zip/other/line", "Of these 10 of 20 are copies"):
+        assert text in " ".join(notes)
+    folder.rename(tmp_path / "pack" / "Test")
+    found = find_uploads([shutil.make_archive(str(tmp_path / "root"), "zip", tmp_path / "pack")])
+    with pytest.raises(DemoError, match=r"as root\.zip/Test/ in it shows"):
+        read_good(found)
 
 
 def test_as_many_steps_for_few_pictures_as_for_many() -> None:

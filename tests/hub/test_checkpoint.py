@@ -17,9 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ast_hf import CheckpointError, from_pretrained
+from ast_hf.config import CONFIG_VERSION
 from tests import tiny
 
-WEIGHTS, CHANGES = "model.safetensors", {"feature_normalization": "channel"}
+WEIGHTS, CHANGES = "model.safetensors", {"feature_normalization": "channel", "local_channels": (8, 8)}
 
 
 @pytest.fixture
@@ -65,6 +66,12 @@ def test_half_precision_halves_the_file_and_stays_close(saved: Path, tmp_path: P
     detector.student.conv_in.weight.data.fill_(1e6)
     with pytest.raises(CheckpointError, match=r"student\.conv_in\.weight.*fp16"):
         detector.save_pretrained(half, half_precision=True)
+
+
+def test_weights_of_any_type_load_again(tmp_path: Path) -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        tiny.detector().to(dtype=dtype).save_pretrained(tmp_path)
+        assert tiny.score(tmp_path) == pytest.approx(tiny.score(tiny.detector()), rel=0.05)
 
 
 def test_without_backbone(tmp_path: Path) -> None:
@@ -123,7 +130,7 @@ def to_version_1(folder: Path) -> None:
 
 @pytest.mark.parametrize("modality", ["rgb", "rgb+depth", "depth"])
 def test_checkpoints_of_the_version_before_load_with_equal_predictions(modality: str, tmp_path: Path) -> None:
-    detector = tiny.detector(modality, **CHANGES)
+    detector = tiny.detector(modality, feature_normalization="channel")
     detector.save_pretrained(tmp_path)
     to_version_1(tmp_path)
     assert ("backbone.trunk.conv_stem.weight" in load_file(tmp_path / WEIGHTS)) == (modality != "depth")
@@ -132,5 +139,5 @@ def test_checkpoints_of_the_version_before_load_with_equal_predictions(modality:
     assert loaded.config == detector.config and ours.score == theirs.score
     assert np.array_equal(ours.anomaly_map, theirs.anomaly_map)
     loaded.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["config_version"] == 2
+    assert json.loads((tmp_path / "config.json").read_text())["config_version"] == CONFIG_VERSION
     assert from_pretrained(tmp_path, device="cpu").predict(sample.image, sample.points).score == theirs.score

@@ -4,10 +4,13 @@ import json
 import logging
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from ast_hf import CheckpointError, from_pretrained
+from ast_hf.errors import OutputError
 from ast_hf.files import home
 from ast_hf.hub import available_checkpoints, find_checkpoint, names, store
 from tests import tiny
@@ -115,6 +118,42 @@ def test_a_crash_while_a_detector_is_replaced_loses_nothing(assets: Path, monkey
     store(new, "mine")
     assert tiny.score("mine") == tiny.score(new)
     assert os.listdir(target.parent) == ["mine"]
+
+
+def test_arguments_do_what_they_do_elsewhere_or_are_refused(assets: Path, hub: Hub, tmp_path: Path) -> None:
+    detector = tiny.detector()
+    detector.save_pretrained("here/sub")
+    store(detector, "mine")
+    hub.add("org/name", {f"sub/{path.name}": path.read_bytes() for path in Path("here/sub").iterdir()})
+    options = {"subfolder": "sub", "cache_dir": tmp_path / "cache"}
+    for name in ("mine", "./here", Path("here"), "org/name"):
+        with pytest.raises(TypeError, match=r"no argument devcie, torch_dtype\. It has .*dtype"):
+            from_pretrained(name, torch_dtype=torch.float16, devcie="meta")
+        if name != "mine":
+            assert tiny.score(name, **options) == tiny.score(detector)
+    assert tiny.score("org/name", local_files_only=True, **options) == tiny.score(detector)
+    with pytest.raises(CheckpointError, match="org/name"):
+        from_pretrained("org/name", local_files_only=True, subfolder="sub")  # in the cache that is not meant
+    with pytest.raises(CheckpointError, match="mine/sub is not a folder"):
+        from_pretrained("mine", subfolder="sub")
+    assert from_pretrained("mine", dtype=torch.float16).teacher.state_dict().popitem()[1].dtype == torch.float16
+
+
+@pytest.mark.parametrize("home_folder", [None, "file"])
+def test_the_packages_detectors_need_no_home(
+    home_folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AST_HF_HOME")
+    monkeypatch.setattr("pwd.getpwuid", Mock(side_effect=KeyError))
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR"):  # nor a name for torch to ask for
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file")) if home_folder else monkeypatch.delenv("HOME")
+    assert from_pretrained("demo-carpet").calibration is not None and "demo-carpet" in available_checkpoints()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    with pytest.raises(OutputError, match="set AST_HF_HOME"):
+        store(tiny.detector(), "mine")
 
 
 @pytest.mark.parametrize("digest", [None, "", "../../../../etc/passwd", "f" * 64])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from ast_hf import CheckpointError, ConfigError
-from ast_hf.inference.calibration import Calibration, upper_bound
+from ast_hf.inference.calibration import Calibration, parts_to_promise, rate_to_promise, upper_bound
 
 
 def test_conformal_rank_by_hand() -> None:
@@ -42,6 +43,36 @@ def test_false_positive_rate_holds_on_new_scores(count: int) -> None:
         values = generator.lognormal(sigma=0.5, size=count + 100)
         rates.append((values[count:] > upper_bound(sorted(values[:count].tolist()), 0.05)).mean())
     assert np.mean(rates) == pytest.approx(0.05, abs=0.012)
+
+
+@pytest.mark.parametrize(("count", "rate", "promised"), [(8, 0.05, 0.312), (19, 0.05, 0.146), (59, 1 / 60, 0.0495)])
+def test_the_promise_is_the_upper_limit_of_clopper_and_pearson(count: int, rate: float, promised: float) -> None:
+    values = tuple(range(1, count + 1))
+    calibration = Calibration(values, values, rate)
+    assert calibration.promised_rate() == pytest.approx(promised, rel=3e-3)  # with the largest: 1 - 0.05 ** (1 / count)
+    assert f"{count} good parts" in calibration.describe() and f"{100 * promised:.3g} %" in calibration.describe()
+    for above in range(1, min(count, 5)):
+        promised = calibration.promised_rate((above + 1) / (count + 1))
+        assert binom.cdf(above, count, promised) == pytest.approx(0.05, rel=1e-6)
+
+
+def test_the_promise_is_kept_by_95_of_100_detectors() -> None:
+    generator, kept = np.random.default_rng(0), []
+    for _ in range(2000):
+        calibration = Calibration(tuple(generator.uniform(size=59)), (1.0,), 0.05)
+        kept.append(1 - calibration.threshold() < calibration.promised_rate())
+    assert np.mean(kept) == pytest.approx(0.95, abs=0.015)
+
+
+@given(st.integers(1, 400), st.floats(0.01, 0.5))
+def test_what_it_takes_to_promise_a_rate(count: int, rate: float) -> None:
+    assert parts_to_promise(0.05) == 59
+    values = tuple(range(1, count + 1))
+    lower, enough = rate_to_promise(rate, count), count >= parts_to_promise(rate)
+    assert (lower > 0) == enough
+    if enough:
+        calibration = Calibration(values, values, lower)
+        assert calibration.promised_rate() <= rate < calibration.promised_rate(lower + 1 / (count + 1))
 
 
 def test_json_round_trip() -> None:

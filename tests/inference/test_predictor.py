@@ -1,14 +1,17 @@
 """Predictions: of one part or many, in the picture's own frame, and without a trace in the detector."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from ast_hf import ImageReadError
+from ast_hf import ASTDetector, ConfigError, ImageReadError
 from ast_hf.config import Precision
 from ast_hf.data import Sample
+from ast_hf.errors import RuntimeUnavailableError
 from ast_hf.inference import Calibration, Predictor
 from ast_hf.nn.precision import resolve_precision
 from tests import tiny
@@ -74,6 +77,18 @@ def test_verdict_and_regions_follow_the_thresholds() -> None:
         assert judged.overlay().size == judged.image.size == (80, 60)
 
 
+def test_large_pictures_are_drawn_small_and_told_of_in_their_own_pixels() -> None:
+    detector, part = tiny.detector(), Sample(tiny.picture(0, (400, 300), defect=True))
+    (full,), (small,) = (Predictor(detector).stream([part], overlay_size=size) for size in (None, 100))
+    assert small.image.size == (100, 75) and small.size == full.image.size == (400, 300)
+    assert small.score == full.score and np.array_equal(small.anomaly_map, full.anomaly_map)
+    scale = float(np.quantile(full.anomaly_map, 0.9))
+    assert small.overlay(scale).size == (100, 75)
+    for ours, theirs in zip(small.regions(scale), full.regions(scale), strict=True):
+        assert np.abs(np.subtract(ours.box, theirs.box)).max() <= 4, "a pixel of the small picture"
+        assert ours.area == pytest.approx(theirs.area, rel=0.05)
+
+
 def test_uncalibrated_predictions_do_not_decide() -> None:
     prediction = tiny.detector(calibrated=False).predict(tiny.picture(0))
     assert (prediction.threshold, prediction.is_anomalous, prediction.p_value) == (None, None, None)
@@ -99,3 +114,23 @@ def test_a_threshold_is_for_scores_of_its_own_arithmetic() -> None:
     for found_in, asked, expected in (("fp32", "auto", "fp32"), ("fp32", "bf16", "bf16"), ("bf16", "auto", auto)):
         detector.calibration = Calibration((1.0,), (1.0,), precision=found_in)
         assert Predictor(detector, precision=asked).precision == expected
+
+
+@pytest.mark.parametrize("name", ["batch_size", "overlay_size"])
+@pytest.mark.parametrize("size", [0, -1])
+def test_no_size_is_smaller_than_one(name: str, size: int) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {size}: give 1 or more"):
+        Predictor(tiny.detector()).stream([], **{name: size})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda detector: detector.half(), r"weights are torch\.float16.*call its float\(\)"),
+        (lambda detector: detector.to(torch.float64), r"weights are torch\.float64"),
+        (lambda detector: detector.to("meta"), "on the device meta"),
+    ],
+)
+def test_weights_that_cannot_predict_are_refused(change: Callable[[ASTDetector], ASTDetector], message: str) -> None:
+    with pytest.raises(RuntimeUnavailableError, match=message):
+        change(tiny.detector()).predict(tiny.picture(0))

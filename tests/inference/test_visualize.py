@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from ast_hf.inference.visualize import Region, heat_map, overlay, regions
+from ast_hf.inference.regions import regions
+from ast_hf.inference.visualize import heat_map, overlay
 
 SCALE = 0.02
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
@@ -62,12 +63,3 @@ def test_maps_that_cannot_be_drawn_are_refused(values: np.ndarray, scale: float,
             draw(values, scale)
     with pytest.raises(ValueError, match=r"\(60, 40\) pixels and the map \(40, 60\)"):
         overlay(PICTURE, np.zeros((60, 40)), SCALE)
-
-
-def test_regions_are_connected_and_the_strongest_comes_first() -> None:
-    values = np.zeros((20, 30))
-    values[2:5, 3:7] = 2
-    values[5, 7] = 2.5  # joined over a corner
-    values[10:12, 20:29] = 3
-    values[15, 15] = 1  # at the scale, not above
-    assert regions(values, 1.0) == [Region((20, 10, 29, 12), 18, 3.0), Region((3, 2, 8, 6), 13, 2.5)]

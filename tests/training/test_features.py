@@ -69,6 +69,14 @@ def test_training_keeps_features_where_told(given: str | None, by_default: int, 
     assert counts == [by_default, there]
 
 
+def test_a_place_that_keeps_nothing_is_told_of_once(
+    detector: ASTDetector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    prepare(detector, tiny.samples(detector.config, 3), cache=FeatureCache(tmp_path / "file", detector))
+    assert caplog.text.count("Features are not kept") == 1
+
+
 def test_key_is_all_that_features_depend_on(detector: ASTDetector, tmp_path: Path) -> None:
     changes = ({}, {"image_size": 96}, {"backbone_padding": 64}, {"backbone_layer": "blocks.3.0"})
     networks = [build(tiny.config(**change), 0, backbone_weights=None) for change in changes]

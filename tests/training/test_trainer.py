@@ -94,7 +94,7 @@ def test_mask_keeps_the_background_out_of_the_losses() -> None:
 
 def test_standardisation_is_that_of_the_training_set() -> None:
     detector, samples = prepared(feature_normalization="channel")
-    fit(detector, samples, TrainingRecipe(epochs=0))
+    fit(detector, samples, TrainingRecipe(epochs=1))
     standard, live = detector.standardize(samples.inputs), samples.inputs.std(dim=(0, 2, 3)) > 1e-5
     torch.testing.assert_close(standard.mean(dim=(0, 2, 3)), torch.zeros(48), atol=1e-4, rtol=0)
     torch.testing.assert_close(standard.std(dim=(0, 2, 3))[live], torch.ones(int(live.sum())), atol=1e-3, rtol=0)

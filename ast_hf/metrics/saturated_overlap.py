@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from benchmark.pixels import check_counts, check_shapes, ok_chunks, pair_images
-from benchmark.ranking import RateCurve, rank
+from ast_hf.metrics.pixels import check_counts, check_shapes, ok_chunks, pair_images
+from ast_hf.metrics.ranking import RateCurve, rank
 
 
 @dataclass(frozen=True, eq=False)

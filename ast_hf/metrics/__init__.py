@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from benchmark.pixels import as_real, pair_images, rank_pixels, region_weights
-from benchmark.ranking import Ranking, RateCurve, rank
-from benchmark.saturated_overlap import SaturatedRegion, au_spro, saturation_area, spro_curve
+from ast_hf.metrics.pixels import as_real, pair_images, rank_pixels, region_weights
+from ast_hf.metrics.ranking import Ranking, RateCurve, rank
+from ast_hf.metrics.saturated_overlap import SaturatedRegion, au_spro, saturation_area, spro_curve
 
 __all__ = [
     "RateCurve",

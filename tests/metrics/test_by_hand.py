@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmark.metrics import (
+from ast_hf.metrics import (
     SaturatedRegion,
     au_pro,
     pixel_auroc,

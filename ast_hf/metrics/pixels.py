@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from benchmark.ranking import Ranking, rank
+from ast_hf.metrics.ranking import Ranking, rank
 
 Images = list[tuple[np.ndarray, np.ndarray]]  # (anomaly map, boolean mask), (H, W) each
 

@@ -1,0 +1,33 @@
+"""What one step of training sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Standardised inputs (N, C, h, w) and their mask (N, 1, h, w), drawn whole or as crops of a tile's size."""
+
+    inputs: Tensor
+    mask: Tensor | None
+    tiles: tuple[int, int] = (1, 1)
+
+    def draw(
+        self, rows: Tensor, noise: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """A batch with Gaussian noise of a deviation, its mask, and the (row, column) of its first cell.
+
+        The generator is the CPU's, so that every device sees the same.
+        """
+        crop = [side // count for side, count in zip(self.inputs.shape[2:], self.tiles, strict=True)]
+        free = [side - part + 1 for side, part in zip(self.inputs.shape[2:], crop, strict=True)]
+        y, x = (int(torch.randint(n, (), generator=generator)) if n > 1 else 0 for n in free)
+        window = (..., slice(y, y + crop[0]), slice(x, x + crop[1]))
+        inputs, mask = self.inputs[rows][window], None if self.mask is None else self.mask[rows][window]
+        if noise:
+            inputs = inputs + noise * torch.randn(inputs.shape, generator=generator).to(inputs.device)
+        return inputs, mask, (y, x)
