@@ -84,7 +84,7 @@ class ASTDetectorConfig:
     local_channels: tuple[int, int] | None = bounded(None, 1, 8192)
     local_share: float = bounded(0.7, 0.0, 1.0)
     # How a map becomes one number: "max" where a foreground mask exists, "mean" in RGB alone (paper, section 3.4);
-    # "top" is the mean of its highest cells, of this fraction. Not in the paper.
+    # "top" is the mean of its highest cells, of this fraction of one tile. Not in the paper.
     image_score: Literal["mean", "max", "top"] = "mean"
     image_score_fraction: float = bounded(0.1, 1e-4, 1.0)
     # Side of the square that the foreground is dilated with, in pixels of the height map; 0 uses no mask at all.

@@ -6,7 +6,7 @@ import glob
 import hashlib
 import logging
 import os
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -130,15 +130,9 @@ def describe_copies(sources: Sequence[Any]) -> str:
     Raises:
         ImageReadError: One cannot be read.
     """
-    by_size = defaultdict[int | None, list[Any]](list)
-    for source in sources:
-        is_file = isinstance(source, (str, os.PathLike)) and os.path.isfile(source)
-        by_size[os.path.getsize(source) if is_file else None].append(source)
-    # A file of a size of its own need not be read.
-    copies = sum(len(group) - len(set(map(_digest, group))) for group in by_size.values() if len(group) > 1)
-    if not copies:
-        return ""
-    return f"{copies} of {len(sources)} are copies of others: they teach nothing new, and the threshold may be too low."
+    copies = len(sources) - len({_digest(source) for source in sources})
+    text = f"{copies} of {len(sources)} are copies of others: they teach nothing new, and the threshold may be too low."
+    return text if copies else ""
 
 
 def _digest(source: Any) -> bytes:
@@ -168,12 +162,11 @@ def file_sample(config: ASTDetectorConfig, path: Path) -> Sample:
     wanted = rgb.parent / "xyz" / absolute.relative_to(rgb)
     beside = wanted.parent.glob(f"{glob.escape(path.stem)}.*")
     scans = sorted(scan for scan in beside if scan.stem == path.stem and scan.suffix.lower() in SCAN_EXTENSIONS)
-    if len(scans) == 1:
-        return Sample(path, scans[0])
-    problem = f"is missing: there is no {wanted.with_suffix('')}.tiff or .tif"
-    if scans:
-        problem = f"could be {scans[0]} or {scans[1]}; remove the one that is not meant"
-    raise ImageReadError(path, f"its scan {problem}")
+    if not scans:
+        raise ImageReadError(path, f"its scan is missing: there is no {wanted.with_suffix('')}.tiff or .tif")
+    if len(scans) > 1:
+        raise ImageReadError(path, f"its scan could be {scans[0]} or {scans[1]}; remove the one that is not meant.")
+    return Sample(path, scans[0])
 
 
 def _as_sample(item: Any) -> Sample:

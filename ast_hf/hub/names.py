@@ -106,6 +106,7 @@ def store(source: Saveable | str | Path, name: str, metrics: Mapping[str, Any] |
     all. Raises `CheckpointError` where the name cannot be one or the folder is no checkpoint.
     """
     target = check_name(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
         new = Path(temporary, "new")
         if isinstance(source, (str, Path)):

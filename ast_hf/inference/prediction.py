@@ -12,7 +12,7 @@ from PIL import Image
 from ast_hf.data.transforms import upsample_map
 from ast_hf.inference.calibration import Calibration
 from ast_hf.inference.regions import Region, regions
-from ast_hf.inference.visualize import overlay
+from ast_hf.inference.visualize import DEFAULT_OPACITY, overlay
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +54,18 @@ class Prediction:
         """(H, W) float32 over the part's own picture, pixel by pixel; made when first asked for."""
         return self._map_over(*self.size)
 
-    def overlay(self, scale: float | None = None) -> Image.Image:
+    def overlay(self, scale: float | None = None, *, opacity: float = DEFAULT_OPACITY) -> Image.Image:
         """The picture with its anomalous places coloured, on a scale that does not depend on this picture.
 
         Args:
             scale: Map value at which a pixel counts as anomalous; `map_threshold` by default.
+            opacity: How much of the colour covers the picture there, in [0, 1].
 
         Raises:
             ValueError: The detector is not calibrated and no scale was given.
         """
-        return overlay(self.image, self._map_over(*self.image.size), self._scale(scale), region=self.region)
+        cells = self._map_over(*self.image.size)
+        return overlay(self.image, cells, self._scale(scale), opacity=opacity, region=self.region)
 
     def regions(self, scale: float | None = None, *, min_area: int = 1) -> list[Region]:
         """Connected places above the scale (see `overlay`), the strongest first, in pixels of the part's own picture.

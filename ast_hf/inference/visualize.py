@@ -17,6 +17,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+DEFAULT_OPACITY = 0.7  # of the colour over the picture where it is full
+
 # Every eighth colour of inferno, (almost) perceptually uniform; linear in between it is met to 2 of 255.
 _INFERNO = np.frombuffer(
     bytes.fromhex(
@@ -42,7 +44,7 @@ def overlay(
     anomaly_map: np.ndarray,
     scale: float,
     *,
-    opacity: float = 0.7,
+    opacity: float = DEFAULT_OPACITY,
     region: np.ndarray | None = None,
 ) -> Image.Image:
     """Lays a map (H, W) over its picture: what is normal stays as it is, what is anomalous glows.

@@ -169,10 +169,12 @@ class ASTNetwork(Pair):
         teacher_z, log_jac = self.teacher_forward(inputs)
         student_z = self.student_forward(inputs)
         anomaly_map = distance_map(teacher_z, student_z, mask)
-        score = image_score(anomaly_map, self.config.image_score, self.config.image_score_fraction)
+        # The highest cells are those of a tile, so that a small defect counts as much on a large picture.
+        fraction = self.config.image_score_fraction / (self.config.tiles[0] * self.config.tiles[1])
+        score = image_score(anomaly_map, self.config.image_score, fraction)
         if self.local is not None:
             local_map = distance_map(self.local.teacher_forward(inputs)[0], self.local.student_forward(inputs), mask)
-            local_score = image_score(local_map, "top", self.config.image_score_fraction)
+            local_score = image_score(local_map, "top", fraction)
             share, score = self.config.local_share, (score * local_score).sqrt()
             anomaly_map = anomaly_map ** (1 - share) * local_map**share
         return ASTOutput(anomaly_map, score, teacher_z, student_z, log_jac, mask)

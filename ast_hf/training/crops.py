@@ -24,8 +24,11 @@ class Crops:
         The generator is the CPU's, so that every device sees the same.
         """
         crop = [side // count for side, count in zip(self.inputs.shape[2:], self.tiles, strict=True)]
-        free = [side - part + 1 for side, part in zip(self.inputs.shape[2:], crop, strict=True)]
-        y, x = (int(torch.randint(n, (), generator=generator)) if n > 1 else 0 for n in free)
+        # From beyond the borders, and moved inside: else cells there, which look different, would hardly be learnt.
+        y, x = (
+            min(max(int(torch.randint(-part, side + 1, (), generator=generator)), 0), side - part) if side > part else 0
+            for side, part in zip(self.inputs.shape[2:], crop, strict=True)
+        )
         window = (..., slice(y, y + crop[0]), slice(x, x + crop[1]))
         inputs, mask = self.inputs[rows][window], None if self.mask is None else self.mask[rows][window]
         if noise:

@@ -40,10 +40,7 @@ _READERS: dict[str, ModuleType] = {
 def list_categories(dataset: str, data_root: str | Path, good: str = "") -> list[str]:
     """Lists the categories of a dataset that are there, in official order; none where the dataset is not there.
 
-    Args:
-        dataset: One of `DATASETS`.
-        data_root: Where it is.
-        good: What folders of good parts are called in a user's own data, unless good, normal or ok.
+    `good` is what the folders of good parts are called in a user's own data, unless good, normal or ok.
 
     Raises:
         DatasetError: If the dataset is unknown or `data_root` is no folder.

@@ -14,6 +14,7 @@ from tests import tiny
 SETTINGS = [
     "backbone=test_efficientnet", "backbone_layer=blocks.3", "feature_channels=48", "image_size=64",
     "feature_projection=0", "position_channels=8", "teacher_channels=8", "student_channels=8", "student_blocks=1",
+    "local_channels=[8, 8]", "local_epochs=2",
 ]  # fmt: skip
 
 

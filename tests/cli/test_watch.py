@@ -31,7 +31,7 @@ class Watcher:
 
     def __init__(self, model: str, folder: Path, output: Path, kind: str = "jsonl") -> None:
         self._results = output / f"results.{kind}"
-        self._command = [sys.executable, "-m", "ast_hf", "predict", model, "--watch", str(folder), "--settle", "0.3"]
+        self._command = [sys.executable, "-m", "ast_hf", "predict", model, "--watch", str(folder), "--settle", "0.4"]
         self._command += ["--output", str(output), "--format", kind, "--device", "cpu"]
         self.start()
 
@@ -77,8 +77,8 @@ def feed(paths: list[Path], *, slow: int = 0) -> None:
         for path in paths[:slow]:
             with path.open("ab") as file:
                 file.write(data[piece * len(data) // 4 : (piece + 1) * len(data) // 4])
-        # Sometimes longer than a file takes to settle, which it then does unreadable.
-        time.sleep((0.1, 0.5, 0.1, 0)[piece])
+        # Once longer than a file takes to settle, which it then does unreadable.
+        time.sleep((0.1, 1.2, 0.1, 0)[piece])
 
 
 def watch_here(command: list[str], until: Callable[[], bool]) -> int:
@@ -109,7 +109,9 @@ def test_each_part_gets_one_row_over_a_kill(model: str, tmp_path: Path) -> None:
     watcher.kill()
     watcher.start()
     (folder / "damaged.png").write_bytes(b"no picture")
-    feed(paths[20:], slow=10)
+    feed(paths[20:40])
+    watcher.wait_for(40)
+    feed(paths[40:], slow=10)
     watcher.wait_for(61)
     time.sleep(1)
     assert watcher.stop() == 130
