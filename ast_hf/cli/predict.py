@@ -84,8 +84,10 @@ def run(options: argparse.Namespace) -> int:
     if options.format == "coco" and predictor.calibration is None:
         raise ASTError("--format coco needs regions, and this detector is not calibrated to find any.")
     samples, unlisted = _list_samples(predictor.config, options.paths)
-    if options.output is not None and predictor.calibration is None:
-        _LOG.warning("This detector is not calibrated: no overlays are drawn.")
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        if predictor.calibration is None:
+            _LOG.warning("This detector is not calibrated: no overlays are drawn.")
     pictures = options.output and PictureWriter(options.output, [s.name for s in samples], raw_maps=options.raw_maps)
     results = predictor.stream(samples, batch_size=options.batch_size, overlay_size=options.overlay_size)
     is_coco, rows, failed = options.format == "coco", list[dict[str, Any]](), len(unlisted)

@@ -154,14 +154,13 @@ class Arrivals:
             failed: Whether it could not be used, which stands at the second time.
         """
         waiting, stamp = self._waiting[path], self._stamp(path)
-        was_read = not failed or waiting.was_tried
+        is_same = stamp == waiting.stamp or not (stamp or failed)  # a part may be taken away once it is read
+        stands = is_same and (not failed or waiting.was_tried)
         waiting.was_tried = True
-        # Files that were read may have been taken away since.
-        if not was_read or stamp not in (waiting.stamp, *([] if failed else [()])):
-            return False
-        del self._waiting[path]
-        self._done.add(_storable(str(path)))
-        return True
+        if stands:
+            del self._waiting[path]
+            self._done.add(_storable(str(path)))
+        return stands
 
     def _list(self) -> None:
         try:
