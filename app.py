@@ -14,6 +14,12 @@ with suppress(ImportError):
 from PIL import Image
 
 from ast_hf.demo.page import create_demo, default_detectors, launch_settings
+from benchmark.synthetic import draw_part
+
+
+def draw_carpet(number: int) -> Image.Image:
+    """Draws a good part that no embedded detector has seen."""
+    return Image.fromarray(draw_part("carpet", 1000 + number).rgb)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     Image.MAX_IMAGE_PIXELS = 64_000_000  # for gradio, which opens pictures too
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     detectors = default_detectors()
-    demo = create_demo(detectors)
+    demo = create_demo(detectors, draw=draw_carpet)
     threading.Thread(target=detectors.warm_up, daemon=True).start()
     print(f"http://{host}:{port}", flush=True)
     demo.launch(server_name=host, server_port=port, **launch_settings())

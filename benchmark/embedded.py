@@ -11,7 +11,6 @@ import argparse
 import io
 import logging
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +46,6 @@ Like the data they are under the Creative Commons licence Attribution-NonCommerc
 is under the Apache License 2.0.
 """
 _TRAIN, _HELD_OUT, _GOOD, _EACH = 128, 40, 24, 8  # drawn parts to train on, to calibrate with, and to test on
-_TO_TEACH = range(1000, 1024)  # good carpets for a visitor who has no pictures at hand
 _FIRST_EXAMPLE = 901  # none of the parts above; part 900 is of the one in twenty that give a false alarm
 
 
@@ -125,18 +123,6 @@ def write_examples(folder: Path, demonstration: Demonstration) -> None:
             write_atomic(folder / f"{stem}.tiff", tiff.getvalue())
 
 
-def write_carpets(path: Path) -> None:
-    """Writes a zip of drawn good carpets to teach a detector."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for number in _TO_TEACH:
-            jpeg = io.BytesIO()
-            Image.fromarray(draw_part("carpet", number).rgb).save(jpeg, "JPEG", quality=85)
-            # Dated as the format's first day: the same command gives the same bytes.
-            archive.writestr(zipfile.ZipInfo(f"carpet_{number}.jpg"), jpeg.getvalue())
-    write_atomic(path, packed.getvalue())
-
-
 def main() -> int:
     """Runs the command line and gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.embedded", description=__doc__.partition("\n")[0])
@@ -154,7 +140,6 @@ def main() -> int:
         text = "%s: image AUROC %.3f, above the threshold %.2f of good and %.2f of defective parts"
         _LOG.info(text, demonstration.name, *figures)
         write_examples(options.output / "examples", demonstration)
-    write_carpets(options.output / "examples" / "carpets_good.zip")
     if options.data_root is not None:
         make_bottle(options.data_root, options.output / "checkpoints" / _BOTTLE)
     return 0

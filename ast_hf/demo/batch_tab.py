@@ -16,7 +16,7 @@ from ast_hf.demo.detectors import Detectors, Key
 from ast_hf.demo.inspection import report
 from ast_hf.demo.training import VisitorDetector, key_of
 from ast_hf.demo.uploads import MAX_PICTURES, DemoError, Upload, find_uploads
-from ast_hf.inference import Calibration
+from ast_hf.inference import Calibration, Prediction
 from ast_hf.inference.drift import DriftMonitor
 from ast_hf.results import COLUMNS, csv_line
 
@@ -26,10 +26,14 @@ _THUMBNAIL = (384, 384)
 
 @dataclass(frozen=True)
 class BatchRow:
-    """One picture of a run: `values` for machines, "error" among them where it could not be read."""
+    """One picture of a run: `values` for machines, "error" among them where it could not be read.
+
+    Of `prediction` the picture is no larger than its overlay: hundreds are kept for their visitor.
+    """
 
     values: dict[str, Any]
     overlay: Path | None = None
+    prediction: Prediction | None = None
 
     @property
     def ratio(self) -> float:
@@ -61,12 +65,51 @@ def score_pictures(
             if isinstance(read, DemoError):
                 rows.append(BatchRow({"image": image, "error": read.reason}))
                 continue
-            prediction, path = next(results).at_rate(calibration, rate), folder / f"{len(rows):04}.png"
-            overlay = prediction.overlay()
-            overlay.thumbnail(_THUMBNAIL)
-            overlay.save(path)
-            rows.append(BatchRow({**report(prediction, name, rate), "image": image}, path))
+            prediction = next(results)
+            small = prediction.image.copy()
+            small.thumbnail(_THUMBNAIL)
+            prediction = replace(prediction, name=image, image=small, full_size=prediction.size)
+            rows.append(_judge(prediction, name, calibration, rate, folder / f"{len(rows):04}.jpg"))
         yield list(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A run so far, kept for its visitor, so that another false-positive rate judges it without the networks."""
+
+    detector: str
+    calibration: Calibration
+    rate: float
+    rows: Sequence[BatchRow]
+    count: int
+
+    def at_rate(self, rate: float, folder: Path) -> Batch:
+        """All rows judged anew; their overlays go into another `folder`, as browsers keep what they have seen."""
+        rows = [
+            _judge(row.prediction, self.detector, self.calibration, rate, folder / row.overlay.name)
+            if row.prediction and row.overlay
+            else row
+            for row in self.rows
+        ]
+        return replace(self, rate=rate, rows=rows)
+
+    def show(self, folder: Path) -> list[Any]:
+        """What status, results, histogram, gallery, table and download show; the CSV goes into `folder`."""
+        best, calibration = by_score(self.rows), replace(self.calibration, false_positive_rate=self.rate)
+        scores = [row.values["score"] for row in best if row.overlay]
+        unread = len(best) - len(scores)
+        text = f"{len(best)} of {self.count} done" + (f", {unread} could not be read" if unread else "")
+        bar = drawing.progress(text + find_drift(self.rows, calibration), len(best), self.count)
+        chart = drawing.distribution(calibration, scores) if scores else ""
+        pictures = [(row.overlay, f"{row.ratio:.1f}x {row.values['image']}") for row in best if row.overlay]
+        path = write_csv(self.rows, folder / "scores.csv")
+        return [bar, gr.Column(visible=True), chart, pictures, [row.cells for row in best], path]
+
+
+def _judge(prediction: Prediction, detector: str, calibration: Calibration, rate: float, path: Path) -> BatchRow:
+    judged = prediction.at_rate(calibration, rate)
+    judged.overlay().save(path, quality=90)
+    return BatchRow(report(judged, detector, rate), path, prediction)
 
 
 def write_csv(rows: Sequence[BatchRow], path: Path) -> str:
@@ -102,6 +145,7 @@ def batch_tab(detectors: Detectors, own: gr.State) -> gr.Dropdown:
             hint = drawing.progress(f"Up to {MAX_PICTURES} pictures; the most anomalous come first.")
             status = gr.HTML(hint, elem_id="batch-status")
             with gr.Column(visible=False) as done:
+                chart = gr.HTML(elem_id="batch-chart")
                 options: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["fullscreen"]}
                 gallery = gr.Gallery(show_label=False, columns=3, height="auto", elem_id="batch-gallery", **options)
                 table = gr.Dataframe(
@@ -118,14 +162,17 @@ def batch_tab(detectors: Detectors, own: gr.State) -> gr.Dropdown:
 
     def score(files: list[str] | None, name: str | None, rate: float, own: VisitorDetector | None) -> Iterator[Any]:
         key, found, folder = key_of(name, own), find_uploads(files), components.output_folder()
-        yield drawing.progress("Starting", 0, len(found)), *[gr.skip()] * 4
+        yield None, drawing.progress("Starting", 0, len(found)), *[gr.skip()] * 5
         for rows in score_pictures(detectors, str(name), key, found, rate, folder):
-            best, unread = by_score(rows), sum(row.overlay is None for row in rows)
-            text = f"{len(rows)} of {len(found)} done" + (f", {unread} could not be read" if unread else "")
-            pictures = [(row.overlay, f"{row.ratio:.1f}x {row.values['image']}") for row in best if row.overlay]
-            text += find_drift(rows, replace(detectors.calibration(key), false_positive_rate=rate))
-            bar, path = drawing.progress(text, len(rows), len(found)), write_csv(rows, folder / "scores.csv")
-            yield bar, gr.Column(visible=True), pictures, [row.cells for row in best], path
+            run = Batch(str(name), detectors.calibration(key), rate, rows, len(found))
+            yield run, *run.show(folder)
+
+    def judge(run: Batch | None, rate: float) -> list[Any]:
+        if run is None or run.rate == rate:
+            return [gr.skip()] * 7
+        folder = components.output_folder()
+        run = run.at_rate(rate, folder)
+        return [run, *run.show(folder)]
 
     def batch(files: list[str], detector: str, false_positive_rate: float) -> tuple[list[dict[str, Any]], str]:
         """Scores pictures, or zips of them: a row each, in the order given, and a CSV, the most anomalous first.
@@ -136,8 +183,13 @@ def batch_tab(detectors: Detectors, own: gr.State) -> gr.Dropdown:
         *_, rows = score_pictures(detectors, detector, key, found, false_positive_rate, folder)
         return [row.values for row in rows], write_csv(rows, folder / "scores.csv")
 
-    inputs, outputs = [files, detector, rate, own], [status, done, gallery, table, csv_file]
+    kept = gr.State(None, time_to_live=1800)
+    inputs, outputs = [files, detector, rate, own], [kept, status, done, chart, gallery, table, csv_file]
     run = button.click(score, inputs, outputs, **for_page("batch", show_progress="hidden"))
+    again: dict[str, Any] = {"fn": judge, "inputs": [kept, rate], "outputs": outputs}
+    again |= for_page(show_progress="hidden")
+    rate.change(trigger_mode="always_last", **again)
+    run.success(**again)  # the rate may have changed meanwhile
     stop.click(lambda: drawing.progress("Stopped."), None, status, cancels=[run], **for_page())
     components.endpoint("batch", batch, inputs[:3], json="rows", files=["csv"], kind="batch")
     return detector

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from gradio.utils import get_upload_folder, is_in_or_equal
 
-from ast_hf.demo.uploads import DemoError, read_picture
+from ast_hf.demo.uploads import DemoError, read_mask_file, read_picture
 
 
 def for_page(kind: str | None = None, **options: Any) -> dict[str, Any]:
@@ -52,24 +53,41 @@ def picture_input(ids: str) -> gr.Image:
     image = gr.Image(label="Picture", type="filepath", height=320, alt_text=alt, elem_id=f"{ids}-image", **options)
 
     def untouched(payload: Any) -> str | None:
-        """The file as it was uploaded: gradio would open it, and has no words for what is wrong with it.
-
-        Nor does it check that a path was uploaded where a hand-made request leaves `meta` away.
-        """
-        if payload is None:
-            return None
-        if not payload.path or not is_in_or_equal(payload.path, get_upload_folder()):
-            raise DemoError("Upload the picture as a file.")
-        return payload.path
+        """The file as it was uploaded: gradio would open it, and has no words for what is wrong with it."""
+        return None if payload is None else _uploaded(payload)
 
     image.preprocess = untouched  # type: ignore[method-assign]
     image.upload(_displayable, image, image, **for_page(show_progress="hidden"))
     return image
 
 
+def _uploaded(file: Any) -> str:
+    """A file's path, which gradio does not check to have been uploaded where a hand-made request leaves `meta` away."""
+    if not file.path or not is_in_or_equal(file.path, get_upload_folder()):
+        raise DemoError("Upload the picture as a file.")
+    return file.path
+
+
 def _displayable(picture: str | None) -> Any:
     """Browsers show no TIFF: in its place the same pixels as PNG, which score the same."""
     return read_picture(picture) if picture and picture.lower().endswith((".tif", ".tiff")) else gr.skip()
+
+
+def region_input(ids: str) -> gr.ImageEditor:
+    """A picture to paint on; handlers get what is painted as bool (H, W), or None where nothing is."""
+    brush = gr.Brush(colors=[("#ffffff", 0.6)], color_mode="fixed", default_size=60)
+    options: dict[str, Any] = {"sources": (), "transforms": (), "layers": False, "buttons": [], "show_label": False}
+    editor = gr.ImageEditor(brush=brush, height=420, elem_id=f"{ids}-region", **options)
+
+    def painted(payload: Any) -> np.ndarray | None:
+        """The one layer, white on nothing, within the limits that are kept for other files."""
+        for layer in payload.layers[:1] if payload else ():
+            region = read_mask_file(_uploaded(layer))
+            return region if region.any() else None
+        return None
+
+    editor.preprocess = painted  # type: ignore[method-assign,assignment]
+    return editor
 
 
 def detector_input(ids: str, names: list[str]) -> gr.Dropdown:

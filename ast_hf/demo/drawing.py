@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from ast_hf.inference import Calibration, Prediction
@@ -31,12 +32,28 @@ def verdict(prediction: Prediction, calibration: Calibration) -> str:
 <div class="ast-verdict"><svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2"
  stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{icon}</svg>
 <div><strong>{title}</strong><span>The score is {times} times the threshold. {escape(among)}</span></div></div>
-<figure class="ast-chart" role="img" aria-label="{escape(label)}">{_bars(calibration, prediction.threshold)}
-<div class="ast-track"><div class="ast-fill" style="width:{position(ratio):.1%}"></div>
-<div class="ast-limit" style="left:50%"></div><div class="ast-mark" style="left:{position(ratio):.1%}"></div></div>
-<div class="ast-scale" aria-hidden="true"><span style="left:0">0</span><span style="left:50%">threshold</span>
-<span style="left:75%">2&times;</span><span style="left:95%">10&times;</span></div></figure>
+{_figure(label, _bars(calibration.scores, prediction.threshold), position(ratio))}
 <p class="ast-chart">{escape(calibration.describe())}</p></div>"""
+
+
+def distribution(calibration: Calibration, scores: Sequence[float] = ()) -> str:
+    """The histogram of held-out good scores, under that of other `scores` where there are some, with the threshold."""
+    threshold, good = calibration.threshold(), f"{len(calibration.scores)} good parts kept out of training"
+    above = sum(score > threshold for score in scores)
+    new = f"These {len(scores)} pictures, {above} above the threshold" if scores else ""
+    bars = f"<p>{new}</p>{_bars(scores, threshold, 'new')}" if scores else ""
+    bars += f"<p>{good}</p>{_bars(calibration.scores, threshold)}"
+    return _figure(f"Histogram of the scores of {good}. {new}", bars)
+
+
+def _figure(label: str, bars: str, mark: float | None = None) -> str:
+    """Histograms over the scale, with the threshold through both, and perhaps a gauge up to a `mark` in [0, 1)."""
+    parts = [] if mark is None else [("fill", "width"), ("mark", "left")]
+    gauge = "".join(f'<div class="ast-{part}" style="{side}:{mark:.1%}"></div>' for part, side in parts)
+    return f"""<figure class="ast-chart" role="img" aria-label="{escape(label)}">{bars}
+<div class="ast-track">{gauge}</div><div class="ast-limit"></div>
+<div class="ast-scale" aria-hidden="true"><span style="left:0">0</span><span style="left:50%">threshold</span>
+<span style="left:75%">2&times;</span><span style="left:95%">10&times;</span></div></figure>"""
 
 
 def _among_good(score: float, calibration: Calibration) -> str:
@@ -47,17 +64,17 @@ def _among_good(score: float, calibration: Calibration) -> str:
     return f"{among} (p\xa0=\xa0{p:.2g}{least})."
 
 
-def _bars(calibration: Calibration, threshold: float) -> str:
-    """The histogram of held-out good scores; bins are equally wide on the scale, not in score."""
+def _bars(scores: Sequence[float], threshold: float, kind: str = "") -> str:
+    """A histogram of scores; bins are equally wide on the scale, not in score."""
     counts = [0] * _BINS
-    for score in calibration.scores:
+    for score in scores:
         counts[min(_BINS - 1, int(position(score / threshold) * _BINS))] += 1
     rectangles = "".join(
         f'<rect x="{i + 0.1}" y="{1 - n / max(counts):.3f}" width="0.8" height="{n / max(counts):.3f}"/>'
         for i, n in enumerate(counts)
         if n
     )
-    return f'<svg class="ast-bars" viewBox="0 0 {_BINS} 1" preserveAspectRatio="none">{rectangles}</svg>'
+    return f'<svg class="ast-bars {kind}" viewBox="0 0 {_BINS} 1" preserveAspectRatio="none">{rectangles}</svg>'
 
 
 def progress(text: str, done: int = 0, total: int = 0) -> str:

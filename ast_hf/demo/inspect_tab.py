@@ -14,6 +14,7 @@ from ast_hf.demo.components import for_page
 from ast_hf.demo.detectors import Detectors
 from ast_hf.demo.inspection import Inspection, draw, inspect
 from ast_hf.demo.training import VisitorDetector, key_of
+from ast_hf.inference.visualize import DEFAULT_OPACITY
 
 
 def example_pictures() -> list[Path]:
@@ -70,6 +71,8 @@ class InspectTab:
                 with gr.Tab("Heat map"):
                     label = "Picture | heat map"
                     slider = gr.ImageSlider(label=label, max_height=480, elem_id=f"{ids}-slider", **options)
+                    label = "Opacity of the map"
+                    self._opacity = gr.Slider(0, 1, DEFAULT_OPACITY, step=0.05, label=label, elem_id=f"{ids}-opacity")
                 with gr.Tab("Regions"):
                     options |= {"alt_text": "The picture with a frame around each anomalous region"}
                     outlined = gr.Image(show_label=False, elem_id=f"{ids}-regions", **options)
@@ -86,7 +89,8 @@ class InspectTab:
         self._nothing = [None, "", gr.Markdown(visible=True), gr.Column(visible=False), *[None] * 7]
 
     def _connect(self, own: gr.State) -> None:
-        inputs, outputs = [self._image, self._scan, self.detector, self._rate, own], [self._kept, *self._shown]
+        look = [self._rate, self._opacity]
+        inputs, outputs = [self._image, self._scan, self.detector, own, *look], [self._kept, *self._shown]
         options = for_page("device", inputs=inputs, outputs=outputs, show_progress_on=self._shown[:2])
         self.automatic = {"fn": self._inspect_if_complete, **options}
         changes = [self._image.input, self.detector.input, *([self._scan.upload] if self._with_scan else [])]
@@ -98,23 +102,24 @@ class InspectTab:
             self._examples.load_input_event.then(**self.automatic),
         ):
             event.failure(lambda: self._nothing, None, outputs, **quiet)  # rather than another picture's results
-        self._rate.change(self._redraw, [self._kept, self._rate], self._shown, trigger_mode="always_last", **quiet)
+        for slider in look:
+            slider.change(self._redraw, [self._kept, *look], self._shown, trigger_mode="always_last", **quiet)
 
     def _inspect(
-        self, image: str | None, scan: str | None, detector: str | None, rate: float, own: VisitorDetector | None
+        self, image: str | None, scan: str | None, detector: str | None, own: VisitorDetector | None, *look: float
     ) -> list[Any]:
         inspection = inspect(self._detectors, str(detector), key_of(detector, own), image, scan)
-        return [inspection, *self._redraw(inspection, rate)]
+        return [inspection, *self._redraw(inspection, *look)]
 
     def _inspect_if_complete(self, image: str | None, scan: str | None, *others: Any) -> list[Any]:
         if image is None or (self._with_scan and scan is None):
             return self._nothing
         return self._inspect(image, scan, *others)
 
-    def _redraw(self, inspection: Inspection | None, rate: float) -> list[Any]:
+    def _redraw(self, inspection: Inspection | None, rate: float, opacity: float) -> list[Any]:
         if inspection is None:
             return [gr.skip()] * len(self._shown)
-        prediction, values, files = draw(inspection, rate, components.output_folder())
+        prediction, values, files = draw(inspection, rate, components.output_folder(), opacity)
         verdict = drawing.verdict(prediction, replace(inspection.calibration, false_positive_rate=rate))
         pictures = [(files["original"], files["overlay"]), files["regions"]]
         downloads = [files["overlay"], files["result"], files["anomaly_map"], files.get("point_cloud")]

@@ -14,6 +14,7 @@ from ast_hf.demo.detectors import Detectors, Key
 from ast_hf.demo.uploads import DemoError, read_cloud, read_picture, shown_name
 from ast_hf.inference import Calibration, Prediction
 from ast_hf.inference.regions import draw_regions
+from ast_hf.inference.visualize import DEFAULT_OPACITY
 from ast_hf.results import prediction_row
 
 
@@ -47,14 +48,16 @@ def report(prediction: Prediction, detector: str, rate: float) -> dict[str, Any]
     return {"detector": detector, "false_positive_rate": rate, **prediction_row(prediction), **scale}
 
 
-def draw(inspection: Inspection, rate: float, folder: Path) -> tuple[Prediction, dict[str, Any], dict[str, str]]:
-    """The prediction at a false-positive rate, its report, and both as files in `folder`.
+def draw(
+    inspection: Inspection, rate: float, folder: Path, opacity: float = DEFAULT_OPACITY
+) -> tuple[Prediction, dict[str, Any], dict[str, str]]:
+    """The prediction at a false-positive rate, its report, and both as files in `folder`; `opacity` is the overlay's.
 
     The files by their stem: original, overlay, regions (PNG), result (JSON), anomaly_map (.npy, float32, H x W), and
     where there is a scan point_cloud in the colours of the overlay (GLB).
     """
     prediction = inspection.prediction.at_rate(inspection.calibration, rate)
-    overlay, outlined = prediction.overlay(), draw_regions(prediction.image, prediction.regions())
+    overlay, outlined = prediction.overlay(opacity=opacity), draw_regions(prediction.image, prediction.regions())
     values = report(prediction, inspection.detector, rate)
     for name, picture in (("original", prediction.image), ("overlay", overlay), ("regions", outlined)):
         picture.save(folder / f"{name}.png", compress_level=1)  # a visitor waits: a third of the time for more bytes

@@ -12,7 +12,7 @@ from ast_hf.demo.batch_tab import batch_tab
 from ast_hf.demo.components import endpoint, for_page
 from ast_hf.demo.detectors import Detectors
 from ast_hf.demo.inspect_tab import InspectTab
-from ast_hf.demo.teach_tab import TeachTab
+from ast_hf.demo.teach_tab import Draw, TeachTab
 from ast_hf.demo.training import OWN_DETECTOR, TeachSettings
 from ast_hf.demo.uploads import MAX_FILE_BYTES
 
@@ -26,12 +26,15 @@ def default_detectors() -> Detectors:
     return Detectors([name.strip() for name in os.environ.get("AST_HF_SPACE_MODELS", "").split(",") if name.strip()])
 
 
-def create_demo(detectors: Detectors | None = None, settings: TeachSettings | None = None) -> gr.Blocks:
+def create_demo(
+    detectors: Detectors | None = None, settings: TeachSettings | None = None, draw: Draw | None = None
+) -> gr.Blocks:
     """Builds the page without starting it.
 
     Args:
         detectors: What to choose from; by default `default_detectors()`.
         settings: How the page trains.
+        draw: Draws good parts for visitors who have no pictures at hand.
     """
     detectors = detectors or default_detectors()
     with gr.Blocks(title="AST: find the defect", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
@@ -45,7 +48,8 @@ def create_demo(detectors: Detectors | None = None, settings: TeachSettings | No
             with gr.Tab("RGB + 3D", id="scan"):
                 InspectTab(detectors, own, with_scan=True)
             with gr.Tab("Teach", id="teach"):
-                teach = TeachTab(detectors, own, [inspect.detector, batch_detector], settings or TeachSettings())
+                choices = [inspect.detector, batch_detector]
+                teach = TeachTab(detectors, own, choices, settings or TeachSettings(), draw)
         outputs = [tabs, inspect.detector]
         chosen = teach.use.click(lambda: (gr.Tabs(selected="inspect"), OWN_DETECTOR), None, outputs, **for_page())
         chosen.then(**inspect.automatic)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
+import numpy as np
+from PIL import Image
 
 from ast_hf.demo import components, drawing
 from ast_hf.demo.components import for_page
 from ast_hf.demo.detectors import Detectors
 from ast_hf.demo.training import OWN_DETECTOR, TeachSettings, TrainingStep, VisitorDetector, read_good
-from ast_hf.demo.uploads import DemoError, find_uploads
+from ast_hf.demo.uploads import DemoError, find_uploads, read_mask_file
 from ast_hf.hub.checkpoint import CALIBRATION_NAME
 from ast_hf.training.trainer import MIN_SAMPLES
 
 MAX_SAMPLES = 100
-_STAGES = ("teacher", "student")
+Draw = Callable[[int], Image.Image]  # a good part by its number, from 0
+_DRAWN = 24
+_PLOTS = ("teacher", "student")
+_COLOURS = {"whole parts": "#6366f1", "details": "#d97706"}  # what the first pair looks at, and the local one
+_CANVAS = (800, 800)
 
 
 class TeachTab:
@@ -28,38 +36,52 @@ class TeachTab:
     """
 
     def __init__(
-        self, detectors: Detectors, own: gr.State, choices: Sequence[gr.Dropdown], settings: TeachSettings
+        self,
+        detectors: Detectors,
+        own: gr.State,
+        choices: Sequence[gr.Dropdown],
+        settings: TeachSettings,
+        draw: Draw | None = None,
     ) -> None:
         self._detectors, self._settings, self._choices = detectors, settings, len(choices)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
                 label = "Pictures of good parts, or a zip of them"
                 files = gr.File(label=label, file_count="multiple", elem_id="teach-files")
+                drawn = gr.Button(f"Take {_DRAWN} drawn parts", size="sm", visible=bool(draw), elem_id="teach-drawn")
+                with gr.Accordion("Region of interest", open=False):
+                    gr.Markdown("Paint over what is to be looked at. Without paint that is the whole picture.")
+                    region = components.region_input("teach")
                 button, stop = components.start_and_stop("Teach", "teach")
             with gr.Column(scale=3, min_width=280):
                 hint = f"{MIN_SAMPLES} to {MAX_SAMPLES} pictures of good parts, all in the same pose and light."
                 status = gr.HTML(drawing.progress(hint), elem_id="teach-status")
                 with gr.Row(visible=False, elem_id="teach-curves") as curves:
                     options: dict[str, Any] = {"x": "epoch", "y": "loss", "height": 200, "min_width": 200}
-                    plots = [gr.LinePlot(title=f"{stage.capitalize()} loss", **options) for stage in _STAGES]
+                    options |= {"color": "pair", "color_map": _COLOURS}
+                    plots = [gr.LinePlot(title=f"{network.capitalize()} loss", **options) for network in _PLOTS]
                 with gr.Column(visible=False, elem_id="teach-done") as done:
                     with gr.Row():
                         self.use = gr.Button("Try it in Inspect", variant="primary", elem_id="teach-use")
                         archive = gr.DownloadButton("↓ Checkpoint", elem_id="teach-download")
                     _push_form(own)
         outputs = [status, curves, *plots, own, done, archive, *choices]
-        run = button.click(self._learn, [files, own], outputs, **for_page("teach", show_progress="hidden"))
+        files.change(_canvas, files, region, **for_page(show_progress="hidden"))
+        if draw:
+            drawn.click(lambda: _pack_drawn(draw), None, files, **for_page())
+        run = button.click(self._learn, [files, region, own], outputs, **for_page("teach", show_progress="hidden"))
         stop.click(lambda: drawing.progress("Stopped."), None, status, cancels=[run], **for_page())
-        components.endpoint("teach", self._answer, [files], json="result", files=["checkpoint"], kind="teach")
+        inputs = [files, gr.File(label="Region of interest", visible=False)]
+        components.endpoint("teach", self._answer, inputs, json="result", files=["checkpoint"], kind="teach")
 
-    def _learn(self, files: list[str] | None, old: VisitorDetector | None) -> Iterator[Any]:
+    def _learn(self, files: list[str] | None, region: np.ndarray | None, old: VisitorDetector | None) -> Iterator[Any]:
         nothing_else = [gr.skip()] * (3 + self._choices)
         yield drawing.progress("Reading the pictures"), gr.Row(visible=False), None, None, *nothing_else
         pictures, notes = read_good(find_uploads(files, most=MAX_SAMPLES))
         text = " ".join([f"Teaching {len(pictures)} good parts.", *notes])
         yield drawing.progress(text), gr.skip(), gr.skip(), gr.skip(), *nothing_else
         own, steps = VisitorDetector(self._detectors), list[TrainingStep]()
-        for step in own.train(pictures, self._settings):
+        for step in own.train(pictures, self._settings, region):
             steps.append(step)
             bar = drawing.progress(f"{step.stage.capitalize()}: {step.done} of {step.total}", step.done, step.total)
             yield bar, gr.Row(visible=True), *_curves(steps), *nothing_else
@@ -69,18 +91,21 @@ class TeachTab:
         text = " ".join([f"Your detector knows {len(pictures)} good parts.", calibration.describe(), *notes])
         names = gr.Dropdown([OWN_DETECTOR, *self._detectors.names(with_scan=False)])
         ready = own, gr.Column(visible=True), own.pack(components.output_folder()), *[names] * self._choices
-        yield drawing.progress(text), gr.skip(), gr.skip(), gr.skip(), *ready
+        yield drawing.progress(text) + drawing.distribution(calibration), gr.skip(), gr.skip(), gr.skip(), *ready
 
-    def _answer(self, files: list[str]) -> tuple[dict[str, Any], str]:
+    def _answer(self, files: list[str], region: str | None = None) -> tuple[dict[str, Any], str]:
         """Trains a detector on pictures of good parts, or zips of them: losses, calibration, checkpoint (zip).
 
-        Unpacked, that is what ASTDetector.from_pretrained takes.
+        Unpacked, that is what ASTDetector.from_pretrained takes. With a region of interest, a mask of the pictures'
+        aspect, only what is white in it is looked at.
         """
         pictures, notes = read_good(find_uploads(files, most=MAX_SAMPLES))
-        own = VisitorDetector(self._detectors)
-        steps = list(own.train(pictures, self._settings))
+        own, mask = VisitorDetector(self._detectors), None if region is None else read_mask_file(region)
+        if mask is not None and not mask.any():
+            raise DemoError("The region of interest has nothing white: white is looked at.")
+        steps = list(own.train(pictures, self._settings, mask))
         calibration = json.loads((own.folder / CALIBRATION_NAME).read_text("utf-8"))
-        loss = {stage: _losses(steps, stage) for stage in _STAGES}
+        loss = {stage: _losses(steps, stage) for stage in dict.fromkeys(step.stage for step in steps if step.loss)}
         values = {"pictures": len(pictures), "notes": notes, "loss": loss, "calibration": calibration}
         return values, own.pack(components.output_folder())
 
@@ -92,8 +117,33 @@ def _losses(steps: Sequence[TrainingStep], stage: str) -> list[float]:
 def _curves(steps: Sequence[TrainingStep]) -> list[Any]:
     import pandas as pd  # half a second that the page need not wait for
 
-    losses = [_losses(steps, stage) for stage in _STAGES]
-    return [pd.DataFrame({"epoch": range(1, len(loss) + 1), "loss": loss}, dtype=float) for loss in losses]
+    curves = []
+    for network in _PLOTS:
+        losses = zip(_COLOURS, (_losses(steps, network), _losses(steps, f"local {network}")), strict=True)
+        rows = [(epoch, loss, pair) for pair, many in losses for epoch, loss in enumerate(many, 1)]
+        frame = pd.DataFrame(rows, columns=["epoch", "loss", "pair"])
+        curves.append(frame.astype({"epoch": float, "loss": float}))  # of an empty one too, else axes are of words
+    return curves
+
+
+def _pack_drawn(draw: Draw) -> list[str]:
+    path = components.output_folder() / "drawn.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(_DRAWN):
+            png = io.BytesIO()  # a detector that learnt from JPEG would find fault with pictures that are none
+            draw(number).save(png, "PNG", compress_level=1)
+            archive.writestr(f"{number:02}.png", png.getvalue())
+    return [str(path)]
+
+
+def _canvas(files: list[str] | None) -> dict[str, Any] | None:
+    """The first picture to paint on; what is wrong with files is said when they are to be taught."""
+    try:
+        picture = find_uploads(files, most=MAX_SAMPLES)[0].picture()
+    except DemoError:
+        return None
+    picture.thumbnail(_CANVAS)
+    return {"background": picture, "layers": [], "composite": picture}
 
 
 def _push_form(own: gr.State) -> None:

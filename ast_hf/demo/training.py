@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from huggingface_hub import constants
 from PIL import Image
 
@@ -35,16 +36,16 @@ class TeachSettings:
 
     config: ASTDetectorConfig = field(default_factory=lambda: ASTDetectorConfig.preset("compact"))
     backbone_weights: str | Path | None = PRETRAINED
-    steps: int = 120  # of the optimiser, for the teacher and for the student
+    steps: int = 60  # of the optimiser, for each teacher and each student
 
     @property
     def recipe(self) -> TrainingRecipe:
         """One epoch at least, and as many as the steps need."""
-        return TrainingRecipe.preset("compact", epochs=1, min_steps=self.steps)
+        return TrainingRecipe.preset("compact", epochs=1, local_epochs=1, min_steps=self.steps)
 
 
 class TrainingStep(NamedTuple):
-    """How far training has come: `done` of `total` of "features", "teacher" or "student", and an epoch's loss."""
+    """How far training has come: `done` of `total` of a stage (`training.progress.Progress`), and an epoch's loss."""
 
     stage: str
     done: int
@@ -67,13 +68,17 @@ class VisitorDetector:
         self.folder, self._device = Path(tempfile.mkdtemp(prefix="ast-hf-"), "ast-detector"), detectors.device
         self.close = weakref.finalize(self, _delete, detectors, self.folder)
 
-    def train(self, pictures: Sequence[Image.Image], settings: TeachSettings) -> Generator[TrainingStep]:
+    def train(
+        self, pictures: Sequence[Image.Image], settings: TeachSettings, region: np.ndarray | None = None
+    ) -> Generator[TrainingStep]:
         """Trains on pictures of good parts, holding the device for a step at a time: whoever inspects waits for one.
+
+        Only what is true in `region`, bool (H, W) of the pictures' aspect, is looked at; all where there is none.
 
         Raises:
             DemoError: The backbone's weights cannot be had, or the loss went astray.
         """
-        with closing(_train(pictures, self.folder, settings)) as source:
+        with closing(_train(pictures, self.folder, settings, region)) as source:
 
             def advance() -> TrainingStep | None:
                 with self._device:
@@ -130,7 +135,9 @@ def read_good(uploads: Sequence[Upload]) -> tuple[list[Image.Image], list[str]]:
 
 
 @on_gpu(seconds=180)
-def _train(pictures: Sequence[Image.Image], folder: Path, settings: TeachSettings) -> Generator[TrainingStep]:
+def _train(
+    pictures: Sequence[Image.Image], folder: Path, settings: TeachSettings, region: np.ndarray | None
+) -> Generator[TrainingStep]:
     """Trains, calibrates and saves a detector in a thread that goes on only while the next step is being asked for.
 
     Once the iterator is closed, the thread ends where it tells its progress, and saves nothing.
@@ -149,7 +156,7 @@ def _train(pictures: Sequence[Image.Image], folder: Path, settings: TeachSetting
         try:
             # Nothing of a visitor's pictures is kept, features included.
             options: dict[str, Any] = {"backbone_weights": weights, "cache_folder": False, "progress": progress}
-            train(settings.config, list(pictures), recipe, **options).save_pretrained(folder)
+            train(settings.config, list(pictures), recipe, region=region, **options).save_pretrained(folder)
             told.put(None)
         except BaseException as error:  # raised again where the steps are asked for
             told.put(error)

@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from ast_hf.data.images import read_image
+from ast_hf.data.images import read_image, read_mask
 from ast_hf.data.reading import ImageLimits, decoding
 from ast_hf.data.scans import read_scan
 from ast_hf.errors import ImageReadError
@@ -78,6 +78,12 @@ def read_picture(source: str | os.PathLike[str] | bytes, name: str | None = None
         size = max(1, int(picture.width * ratio)), max(1, int(picture.height * ratio))
         picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     return picture
+
+
+def read_mask_file(path: str | os.PathLike[str]) -> np.ndarray:
+    """A mask as `data.read_mask` gives it; errors as `read_picture`."""
+    with _named(shown_name(path)):
+        return read_mask(path, limits=_LIMITS)
 
 
 def read_cloud(path: str | os.PathLike[str]) -> np.ndarray:

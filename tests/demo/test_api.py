@@ -5,6 +5,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -17,7 +18,8 @@ from ast_hf import ASTDetector
 from ast_hf.demo.components import output_folder
 from ast_hf.demo.detectors import Detectors
 from ast_hf.demo.inspect_tab import example_pictures
-from ast_hf.demo.training import VisitorDetector
+from ast_hf.demo.training import VisitorDetector, read_good
+from ast_hf.demo.uploads import find_uploads
 from tests import tiny
 from tests.app_server import AppServer
 
@@ -38,6 +40,8 @@ def test_endpoints_have_names_and_descriptions_and_the_rest_is_private(client: C
     assert all(len(info["description"]) > 20 for info in endpoints["named_endpoints"].values())
     names = [parameter["parameter_name"] for parameter in endpoints["named_endpoints"]["/predict"]["parameters"]]
     assert names == ["image", "detector", "false_positive_rate"]
+    _, region = endpoints["named_endpoints"]["/teach"]["parameters"]
+    assert region["parameter_name"] == "region" and region["parameter_has_default"]
 
 
 def test_predict_gives_what_the_detector_says(client: Client) -> None:
@@ -75,11 +79,15 @@ def test_teach_gives_a_checkpoint_and_keeps_nothing(client: Client, server: AppS
     assert "demo-carpet" in offered["picture"] and offered["picture and scan"] == ["demo-tire"]
     folder = tiny.folder_of_pictures(tmp_path / "good", 12)
     files = [handle_file(path) for path in sorted(folder.iterdir())]
-    report, archive = client.predict(files, api_name="/teach")
-    assert report["pictures"] == 12 and [len(losses) for losses in report["loss"].values()] == [120, 120]
+    white = Image.new("L", (80, 60), 255)
+    white.paste(0, (0, 0, 40, 60))
+    white.save(tmp_path / "right half.png")
+    report, archive = client.predict(files, handle_file(tmp_path / "right half.png"), api_name="/teach")
+    assert report["pictures"] == 12 and [len(losses) for losses in report["loss"].values()] == [60, 60]
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(tmp_path / "unpacked")
     model = ASTDetector.from_pretrained(tmp_path / "unpacked" / "ast-detector")
+    assert model.config.region and model.region.float().mean() == 0.5
     assert model.calibration is not None and list(model.calibration.scores) == report["calibration"]["scores"]
     assert set(server.home.rglob("*")) == before and not list(server.temporary.glob("ast-hf-*"))
     assert client.predict(api_name="/models") == offered
@@ -97,6 +105,20 @@ def test_every_example_picture_is_offered() -> None:
     cells = [row[0] for rows in offered for row in rows or []]
     shown = sorted(Path(cell["path"] if isinstance(cell, dict) else cell).name for cell in cells)
     assert shown == [path.name for path in example_pictures()] != []
+
+
+def test_drawn_parts_are_packed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    demo = app.create_demo(draw=tiny.picture)
+    (click,) = (
+        fn for fn in demo.fns.values() if any(block.elem_id == "teach-drawn" for block, _ in _targets(demo, fn))
+    )
+    pictures, _ = read_good(find_uploads(click.fn()))
+    assert len(pictures) == 24 and np.array_equal(pictures[5], tiny.picture(5))
+
+
+def _targets(demo: gr.Blocks, fn: Any) -> list[tuple[gr.blocks.Block, str]]:
+    return [(demo.blocks[block], event) for block, event in fn.targets if block is not None]
 
 
 def test_a_session_that_ends_takes_the_visitors_detector_with_it() -> None:

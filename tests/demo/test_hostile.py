@@ -116,7 +116,7 @@ def test_forged_files(server: AppServer, api: RawApi, kind: str) -> None:
         api.call("predict_3d", forged, None, "demo-tire", RATE),
         api.call("predict_3d", api.upload("good.png", encoded(part())), forged or 7, "demo-tire", RATE),
         api.call("batch", [forged], DETECTOR, RATE),
-        api.call("teach", [forged] * 16),
+        api.call("teach", [forged] * 16, None),
     ):
         check_refusal(answer, in_words=False)
         assert path.name not in answer.message  # else it was opened

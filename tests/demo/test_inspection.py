@@ -40,6 +40,8 @@ def test_a_rate_changes_verdict_heat_map_and_regions_alike(tmp_path: Path) -> No
     assert np.array_equal(read("original"), np.asarray(seen.prediction.image))
     assert (values["width"], values["height"], values["false_positive_rate"]) == (80, 60, 0.5)
     assert set(files) == {"original", "overlay", "regions", "result", "anomaly_map"}
+    draw(seen, 0.5, tmp_path, opacity=0)
+    assert np.array_equal(read("overlay"), read("original"))
 
 
 def test_the_verdict_is_said_in_words() -> None:
@@ -50,6 +52,12 @@ def test_the_verdict_is_said_in_words() -> None:
     good = drawing.verdict(prediction(0.5).at_rate(CALIBRATION, 0.05), CALIBRATION)
     assert "<strong>No defect found</strong>" in good and "training 51 scored as high (p\xa0=\xa00.51)" in good
     assert "<script>" not in drawing.progress("<script>")
+
+
+def test_a_batch_is_drawn_over_the_held_out_parts() -> None:
+    alone, both = drawing.distribution(CALIBRATION), drawing.distribution(CALIBRATION, [0.1, 2.0, 3.0])
+    assert "100 good parts kept out of training" in alone and "pictures" not in alone
+    assert "These 3 pictures, 2 above the threshold" in both and both.count("<rect") == alone.count("<rect") + 3
 
 
 @pytest.mark.usefixtures("stored")
@@ -72,6 +80,31 @@ def test_a_batch_grows_and_a_bad_file_costs_itself_alone(tmp_path: Path) -> None
     scores = [float(line["score"]) for line in lines[:-1]]
     assert scores == sorted((row.values["score"] for row in rows if row.overlay), reverse=True)
     assert lines[-1]["image"] == "'=cmd.png" and lines[-1]["error"] and not lines[-1]["score"]  # no formula
+
+
+@pytest.mark.usefixtures("stored")
+def test_another_rate_judges_a_batch_as_if_it_had_been_there_from_the_start(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    for i in range(3):
+        tiny.picture(i, (800, 600), defect=i == 2).save(tmp_path / f"{i}.png")
+    found, detectors = [Upload(path.name, path) for path in sorted(tmp_path.glob("*.png"))], Detectors()
+    folders = [tmp_path / name for name in ("strict", "generous", "again")]
+    for folder in folders:
+        folder.mkdir()
+    calibration = detectors.calibration("plate")
+    strict, generous = (
+        list(batch_tab.score_pictures(detectors, "plate", "plate", found, rate, folder))[-1]
+        for rate, folder in zip((0.01, 0.5), folders, strict=False)
+    )
+    detectors.predict = None  # type: ignore[assignment,method-assign]
+    again = batch_tab.Batch("plate", calibration, 0.01, strict, 4).at_rate(0.5, folders[2])
+    assert [row.values for row in again.rows] == [row.values for row in generous] != [row.values for row in strict]
+    for name in ("0000.jpg", "0001.jpg", "0002.jpg"):
+        assert (folders[2] / name).read_bytes() == (folders[1] / name).read_bytes()
+    status, _, chart, pictures, table, path = again.show(folders[2])
+    assert "4 of 4 done, 1 could not be read" in status and "These 3 pictures" in chart
+    assert len(pictures) == 3 and len(table) == 4
+    assert Path(path).read_text() == Path(batch_tab.write_csv(generous, tmp_path / "scores.csv")).read_text()
 
 
 def test_a_batch_tells_since_which_picture_the_line_has_changed() -> None:

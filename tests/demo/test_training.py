@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ast_hf.demo.detectors import Detectors
@@ -31,6 +32,17 @@ def test_a_visitors_detector_is_found_by_its_folder_alone() -> None:
     assert not home().exists()  # neither the detector nor the pictures' features
     with pytest.raises(DemoError):
         detectors.get(own.folder.name)
+
+
+def test_what_lies_outside_of_the_region_is_not_looked_at() -> None:
+    detectors, region = Detectors(), np.zeros((60, 80), dtype=bool)
+    region[:, 40:] = True
+    own = VisitorDetector(detectors)
+    list(own.train(GOOD, SETTINGS, region))
+    (bad, good), _ = detectors.predict(own.folder, [tiny.picture(0, defect=True), tiny.picture(0)])
+    assert bad.region is not None and np.array_equal(np.asarray(bad.region)[0], np.arange(64) >= 32)
+    assert bad.overlay(scale=1000000000.0).getpixel((5, 5)) != bad.image.getpixel((5, 5))
+    assert good.overlay(scale=1e9).getpixel((70, 5)) == good.image.getpixel((70, 5))
 
 
 @pytest.mark.parametrize("how", ["closed", "dropped"])
