@@ -15,6 +15,7 @@ _COMPACT = {
 _LITE0 = {
     "backbone": "tf_efficientnet_lite0.in1k",
     "backbone_layer": ("blocks.2", "blocks.4", "blocks.5"),
+    "backbone_precision": "fp32",
     "feature_channels": 40 + 112 + 192,
     "feature_projection": 64,
     "image_mean": (0.5, 0.5, 0.5),

@@ -44,7 +44,7 @@ def _to_version_2(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _to_version_3(fields: dict[str, Any]) -> dict[str, Any]:
     """What was learnt of pictures and scans was not written down; there was one pair, one tile, and no region."""
-    came: dict[str, Any] = {"tiles": [1, 1], "region": False}
+    came: dict[str, Any] = {"tiles": [1, 1], "region": False, "backbone_precision": "auto"}
     came |= {"image_bits": None, "depth_range": None, "local_channels": None, "local_share": 0.7}
     return {**fields, **came}
 

@@ -57,6 +57,8 @@ class ASTDetectorConfig:
     # Every SAME convolution padded once and for all as a picture of this many pixels would need. 456 is what
     # `efficientnet_pytorch`, and so the paper, does for B5 whatever the real size; None is the network's own padding.
     backbone_padding: int | None = bounded(456, 32, 4096)
+    # "fp32" makes the features exactly wherever the rest is computed in bf16, as "auto" does not.
+    backbone_precision: Literal["auto", "fp32"] = "auto"
     feature_channels: int = bounded(304, 1, 8192)
     # "channel" standardises each input channel by its mean and deviation over the training set. Not in the paper.
     feature_normalization: Literal["none", "channel"] = "none"

@@ -69,6 +69,8 @@ class Predictor:
             )
         if precision == "auto" and self.calibration is not None and self.calibration.precision == "fp32":
             precision = "fp32"
+        if precision == "auto" and runtime == "openvino" and self.config.backbone_precision == "fp32":
+            precision = "fp32"  # its one graph has one precision
         self.precision = resolve_precision(self.device, precision)
         self.region = detector.region[0, 0].bool().cpu().numpy() if self.config.region else None
         self._compute = make_runtime(runtime, detector, self.precision)

@@ -102,7 +102,7 @@ class ASTNetwork(Pair):
         assert self.backbone is not None, "a detector of depth alone has no backbone"
         pictures = self._within_region(_checked("pixel_values", pixel_values, (3, *self.config.image_shape)))
         if self.config.tiles == (1, 1):
-            return self.backbone(pictures)
+            return self._run_backbone(pictures)
         (height, width), (rows, columns) = self.config.tile_shape, self.config.tiles
         (h, w), padded = (self.map_size[0] // rows, self.map_size[1] // columns), pad(pictures, [TILE_MARGIN] * 4)
         top, left = TILE_MARGIN * h // height, TILE_MARGIN * w // width
@@ -110,8 +110,16 @@ class ASTNetwork(Pair):
         for y in range(0, rows * height, height):
             crops = [padded[..., y : y + height + 2 * TILE_MARGIN, x : x + width + 2 * TILE_MARGIN]
                      for x in range(0, columns * width, width)]  # fmt: skip
-            lines.append([self.backbone(crop)[..., top : top + h, left : left + w] for crop in crops])
+            lines.append([self._run_backbone(crop)[..., top : top + h, left : left + w] for crop in crops])
         return torch.cat([torch.cat(line, dim=3) for line in lines], dim=2)
+
+    def _run_backbone(self, pictures: Tensor) -> Tensor:
+        assert self.backbone is not None
+        device = pictures.device.type
+        if self.config.backbone_precision == "auto" or not torch.is_autocast_enabled(device):
+            return self.backbone(pictures)
+        with torch.autocast(device, enabled=False):
+            return self.backbone(pictures)
 
     def join_inputs(self, features: Tensor | None, depth: Tensor | None) -> Tensor:
         """What teacher and student see before standardisation, (B, C, h, w).

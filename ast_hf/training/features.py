@@ -64,7 +64,8 @@ class FeatureCache:
     ) -> None:
         if network.backbone is None:
             raise ValueError("A detector without a backbone has no features to keep.")
-        config, precision = network.config, resolve_precision(network.device, precision)
+        config = network.config
+        precision = resolve_precision(network.device, precision) if config.backbone_precision == "auto" else "fp32"
         settings = (
             config.backbone_layers, config.image_shape, config.tiles, config.image_bits, config.image_mean,
             config.image_std, config.backbone_padding, precision,

@@ -27,3 +27,13 @@ def test_bf16_rounds_and_does_no_more() -> None:
         assert rounded.dtype == torch.float32
         assert torch.equal(again, exact), "nothing of the bf16 pass is left behind"
         assert 0 < (rounded - exact).abs().max() / exact.abs().max() < 0.03, name
+
+
+def test_features_are_exact_where_the_configuration_says_so() -> None:
+    pictures, results = torch.randn(2, 3, 64, 64), []
+    for backbone_precision in ("auto", "fp32"):
+        network = tiny.detector(backbone_precision=backbone_precision)
+        with autocast(network.device, "bf16"):
+            results.append(network.extract_features(pictures))
+    exact = tiny.detector().extract_features(pictures)
+    assert torch.equal(results[1], exact) and not torch.equal(results[0].float(), exact)
