@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ast_hf.cli import evaluate, predict, publish, train
+from ast_hf.cli import evaluate, predict, publish, train, update
 from ast_hf.errors import ASTError
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line's verbs and options."""
     top = argparse.ArgumentParser(prog="python -m ast_hf", description="AST: industrial anomaly detection.")
-    verbs = top.add_subparsers(required=True, metavar="train|predict|evaluate|push|convert|export")
-    for verb in (train, predict, evaluate, publish):
+    verbs = top.add_subparsers(required=True, metavar="train|update|predict|evaluate|push|convert|export")
+    for verb in (train, update, predict, evaluate, publish):
         verb.add(verbs)
     return top

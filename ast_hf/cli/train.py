@@ -13,6 +13,7 @@ from ast_hf.config import DEFAULT_FALSE_POSITIVE_RATE, PRESETS, ASTDetectorConfi
 from ast_hf.files import check_folder, write_or_rescue
 
 if TYPE_CHECKING:
+    from ast_hf.detector import ASTDetector
     from ast_hf.inference import Calibration
 
 _LOG = logging.getLogger(__name__)
@@ -30,8 +31,6 @@ def add(verbs: Any) -> None:
         "folder", help="pictures of good parts, in it and all folders inside; for depth presets rgb/ and xyz/"
     )
     verb.add_argument("--preset", default="compact", choices=list(PRESETS), help="what to train (default: compact)")
-    verb.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
-    verb.add_argument("--name", help="also keep it under this name, for predict NAME and from_pretrained(NAME)")
     verb.add_argument("--epochs", type=int, help="epochs of teacher and of student (default: the preset's)")
     verb.add_argument(
         "--tiles", type=_tiles, metavar="ROWSxCOLUMNS",
@@ -48,16 +47,22 @@ def add(verbs: Any) -> None:
         default=DEFAULT_FALSE_POSITIVE_RATE,
         help="share of good parts that the threshold may call anomalous (default: 0.05)",
     )
+    add_output(verb)
+    verb.set_defaults(run=run)
+
+
+def add_output(verb: argparse.ArgumentParser) -> None:
+    """How a detector is made and where it goes, for `check_output` and `save`."""
+    verb.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
+    verb.add_argument("--name", help="also keep it under this name, for predict NAME and from_pretrained(NAME)")
     verb.add_argument("--no-feature-cache", action="store_true", help="neither look for kept features nor keep any")
     add_half_precision(verb)
     add_device(verb)
     verb.add_argument("--seed", type=int, default=0, help="the same seed gives the same detector (default: 0)")
-    verb.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Trains, saves and says the threshold."""
-    from ast_hf.hub.names import available_checkpoints, check_name, store
+    """Trains and saves."""
     from ast_hf.training import train
 
     config_changes, recipe_changes = parse_overrides(options.set)
@@ -67,11 +72,7 @@ def run(options: argparse.Namespace) -> int:
         config_changes["tiles"] = options.tiles
     config = ASTDetectorConfig.preset(options.preset, **config_changes)
     recipe = TrainingRecipe.preset(options.preset, **recipe_changes)
-    check_folder(options.output)  # now, rather than after hours of training
-    if options.name:
-        check_name(options.name)
-        if options.name in available_checkpoints():
-            _LOG.warning("There is a detector %s, which this one will take the place of.", options.name)
+    check_output(options)
     detector = train(
         config,
         options.folder,
@@ -83,13 +84,31 @@ def run(options: argparse.Namespace) -> int:
         backbone_weights=options.backbone_weights,
         cache_folder=False if options.no_feature_cache else None,
     )
+    save(detector, options)
+    return 0
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """Tries whether the detector can be saved: now, rather than after hours of training."""
+    from ast_hf.hub.names import available_checkpoints, check_name
+
+    check_folder(options.output)
+    if options.name:
+        check_name(options.name)
+        if options.name in available_checkpoints():
+            _LOG.warning("There is a detector %s, which this one will take the place of.", options.name)
+
+
+def save(detector: ASTDetector, options: argparse.Namespace) -> None:
+    """Saves, and says the threshold."""
+    from ast_hf.hub.names import store
+
     write_or_rescue(partial(detector.save_pretrained, half_precision=options.half_precision), options.output)
     _LOG.info("Saved to %s", options.output)
     if options.name:
         _LOG.info("Stored as %s, in %s", options.name, store(detector, options.name))
     if (calibration := detector.calibration) is not None:
         _LOG.info("%s %s", calibration.describe(), _how_to_promise(calibration))
-    return 0
 
 
 def _tiles(text: str) -> tuple[int, int]:

@@ -149,21 +149,14 @@ def fit(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    standardize: bool = True,
 ) -> None:
-    """Trains each pair's teacher and then its student, in place; in eval mode afterwards, however it ends."""
-    set_standardization(network, samples.inputs, samples.mask if network.config.region else None)
-    fit_pairs(network, samples, recipe, seed=seed, progress=progress)
+    """Trains each pair's teacher and then its student, in place; in eval mode afterwards, however it ends.
 
-
-def fit_pairs(
-    network: ASTNetwork,
-    samples: PreparedSamples,
-    recipe: TrainingRecipe,
-    *,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> None:
-    """`fit` with the standardisation as it is: teachers and students go on from where they are."""
+    Without `standardize` mean, deviation and projection stay as they are, for networks that are trained on.
+    """
+    if standardize:
+        set_standardization(network, samples.inputs, samples.mask if network.config.region else None)
     crops = Crops(network.standardize(samples.inputs), samples.mask, network.config.tiles)
     generator = torch.Generator().manual_seed(seed)
     fit_teacher(network, crops, recipe, generator, progress)
