@@ -40,7 +40,7 @@ def test_a_detector_that_its_folder_no_longer_takes_is_kept_elsewhere(
 ) -> None:
     def train(*arguments: Any, **options: Any) -> ASTDetector:
         """Meanwhile something came into the way of the checkpoint."""
-        (tmp_path / "model" / "config.json").mkdir()
+        (tmp_path / "model" / "config.json").mkdir(parents=True)
         return tiny.detector()
 
     monkeypatch.setattr("ast_hf.training.train", train)
