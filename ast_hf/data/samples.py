@@ -118,7 +118,7 @@ def collect_good_samples(config: ASTDetectorConfig, images: Any, points: Iterabl
     samples = collect_samples(config, images, points)
     sources = [sample.image if sample.image is not None else sample.points for sample in samples]
     if files := [Path(source) for source in sources if isinstance(source, (str, os.PathLike))]:
-        _LOG.info("Training on %d good parts: %s.", len(samples), describe_folders(files))
+        _LOG.info("%d good parts: %s.", len(samples), describe_folders(files))
     if copies := describe_copies(sources):
         _LOG.warning("Of the good parts %s", copies)
     return samples

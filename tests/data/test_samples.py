@@ -56,7 +56,7 @@ def test_before_training_folders_and_copies_are_told(tmp_path: Path, caplog: pyt
     good = tiny.folder_of_pictures(tmp_path / "bottle" / "train" / "good", 3)
     tiny.folder_of_pictures(good / "line", 2, start=3)
     assert collect_good_samples(tiny.config(), good) == collect_samples(tiny.config(), good)
-    assert caplog.messages == [f"Training on 5 good parts: 3 from {good}, 2 from {good / 'line'}."]
+    assert caplog.messages == [f"5 good parts: 3 from {good}, 2 from {good / 'line'}."]
     shutil.copy(good / "000.png", good / "copy.png")
     shutil.copy(good / "000.png", good / "line" / "copy.png")
     shutil.copy(good / "line" / "003.png", good / "other.png")

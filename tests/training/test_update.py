@@ -26,18 +26,21 @@ def detector() -> ASTDetector:
     return trained
 
 
-def scores(detector: ASTDetector, pictures: list[Image], *, held_out: bool = True) -> list[float]:
-    rows = hold_out(len(pictures), RECIPE, 3)[1] if held_out else range(len(pictures))
-    return sorted(prediction.score for prediction in detector.predict([pictures[row] for row in rows]))
+def held_out(pictures: list[Image]) -> list[Image]:
+    return [pictures[row] for row in hold_out(len(pictures), RECIPE, 3)[1]]
+
+
+def scores(detector: ASTDetector, pictures: list[Image]) -> list[float]:
+    return sorted(prediction.score for prediction in detector.predict(pictures))
 
 
 def test_new_parts_are_learnt_and_beside_the_earlier_ones_these_are_not_forgotten(detector: ASTDetector) -> None:
     before, calibration = {k: v.clone() for k, v in detector.state_dict().items()}, detector.calibration
     alone, both = (update(detector, BRIGHT, RECIPE, earlier=known, **OPTIONS) for known in (None, EARLIER))
-    was, forgot, knows = (sum(scores(d, EARLIER)) for d in (detector, alone, both))
+    was, forgot, knows = (sum(scores(d, held_out(EARLIER))) for d in (detector, alone, both))
     assert knows < 1.1 * was < 1.5 * was < forgot
     assert max(sum(scores(d, BRIGHT)) for d in (alone, both)) < sum(scores(detector, BRIGHT)) / 10
-    assert alone.calibration.scores == pytest.approx(scores(alone, BRIGHT), rel=1e-3)
+    assert alone.calibration.scores == pytest.approx(scores(alone, held_out(BRIGHT)), rel=1e-3)
     assert all(torch.equal(v, before[k]) for k, v in detector.state_dict().items())
     assert detector.calibration is calibration and detector.metrics and both.metrics is None
     assert torch.equal(both.input_mean, detector.input_mean)
@@ -45,7 +48,7 @@ def test_new_parts_are_learnt_and_beside_the_earlier_ones_these_are_not_forgotte
 
 def test_earlier_and_new_parts_calibrate_with_the_new_weights(detector: ASTDetector) -> None:
     both = update(detector, EARLIER[:12], RECIPE, earlier=EARLIER, steps=5, **OPTIONS)
-    expected = sorted(scores(both, EARLIER) + scores(both, EARLIER[:12]))
+    expected = scores(both, held_out(EARLIER) + held_out(EARLIER[:12]))
     assert both.calibration.scores == pytest.approx(expected, rel=1e-3) != detector.calibration.scores
 
 
@@ -55,7 +58,7 @@ def test_recalibrating_keeps_the_networks_and_the_stored_scores(calibrated: bool
     updated = recalibrate(detector, new, cache_folder=False)
     assert all(torch.equal(v, updated.state_dict()[k]) for k, v in detector.state_dict().items())
     stored = tiny.CALIBRATION.scores if calibrated else ()
-    expected = sorted([*stored, *scores(detector, new, held_out=False)])
+    expected = sorted([*stored, *scores(detector, new)])
     assert updated.calibration.scores == pytest.approx(expected, rel=1e-2)
     assert detector.calibration == (tiny.CALIBRATION if calibrated else None)
 
