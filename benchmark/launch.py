@@ -98,6 +98,7 @@ def run_jobs(
     show: Callable[[], object] = lambda: None,
     poll_seconds: float = 0.2,
     busy_seconds: float = 2.0,
+    retry_seconds: float = 15.0,
 ) -> None:
     """Runs every waiting job; failures are noted in the state.
 
@@ -109,6 +110,8 @@ def run_jobs(
         show: Called whenever the workers have been looked at.
         poll_seconds: Between two looks at the workers.
         busy_seconds: Until a job that another run has is looked at again.
+        retry_seconds: Until a job that lacked memory is started again, twice that the next time, and so on: what took
+            the memory is given time to end.
     """
     if done := run.having("done"):
         run.report(f"{len(done)} of {len(run.jobs)} jobs were done before")
@@ -119,7 +122,7 @@ def run_jobs(
             time.sleep(poll_seconds)
             for state in run.having("running"):
                 if (status := state.handle.poll()) is not None:
-                    _settle(run, state, status, retries, busy_seconds)
+                    _settle(run, state, status, retries, busy_seconds, retry_seconds)
         show()
     finally:
         for state in run.having("running"):
@@ -144,7 +147,9 @@ def _start_waiting(run: RunState, launcher: Launcher, options: Sequence[str]) ->
         run.move(state, "running")
 
 
-def _settle(run: RunState, state: JobState, status: int, retries: int, busy_seconds: float) -> None:
+def _settle(
+    run: RunState, state: JobState, status: int, retries: int, busy_seconds: float, retry_seconds: float
+) -> None:
     """Notes how a worker ended, and puts its job back where another try may help."""
     now, reason = time.monotonic(), f"killed by signal {-status}" if status < 0 else f"exit status {status}"
     if status == 0 and read_result(run.output, state.job) is not None:
@@ -153,7 +158,8 @@ def _settle(run: RunState, state: JobState, status: int, retries: int, busy_seco
     elif status == EXIT_BUSY:
         state.status, state.since = "waiting", now + busy_seconds
     elif (status == EXIT_RETRY or status < 0) and state.retries < retries:
-        state.since, state.retries = now, state.retries + 1
+        state.since = now + retry_seconds * 2**state.retries * (status == EXIT_RETRY)
+        state.retries += 1
         run.move(state, "waiting", reason)
     else:
         run.move(state, "failed", reason + f" in the last of {state.retries + 1} attempts" * (state.retries > 0))

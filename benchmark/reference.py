@@ -10,16 +10,19 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ast_hf.config import TrainingRecipe
+from ast_hf.data.samples import LoadedSample, stack_pixel_values
 from ast_hf.detector import ASTDetector
+from ast_hf.inference import Predictor
 from ast_hf.nn.losses import distance_map, nll_map
 from ast_hf.nn.network import ASTNetwork
+from ast_hf.nn.precision import autocast
 from ast_hf.training.features import PreparedSamples
 
 
@@ -46,6 +49,21 @@ def eager_copy(detector: ASTDetector) -> ASTDetector:
     return detector
 
 
+class EagerPredictor(Predictor):
+    """Computes a detector in fp32 as it is, kernel by kernel."""
+
+    def __init__(self, detector: ASTDetector) -> None:
+        super().__init__(detector, precision="fp32")
+        self._detector = detector
+
+    def compute(self, samples: Sequence[LoadedSample]) -> tuple[Tensor, Tensor]:
+        """Anomaly maps (B, h, w) and scores (B,) of a batch of pictures."""
+        pixel_values = stack_pixel_values(self.config, samples, self.device)
+        with torch.inference_mode(), autocast(self.device, "fp32"):
+            output = self._detector(pixel_values)
+        return output.anomaly_map, output.score
+
+
 def fit(network: ASTNetwork, samples: PreparedSamples, recipe: TrainingRecipe) -> list[float]:
     """Trains teacher, then student; gives the loss of every step."""
     inputs, losses = network.standardize(samples.inputs), []
@@ -53,15 +71,20 @@ def fit(network: ASTNetwork, samples: PreparedSamples, recipe: TrainingRecipe) -
         optimizer = torch.optim.Adam(part.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         part.train()
         for batch in inputs.split(recipe.batch_size) * recipe.epochs:
-            with torch.set_grad_enabled(part is network.teacher):
-                z, log_jac = network.teacher_forward(batch)
-            loss = nll_map(z, log_jac) if part is network.teacher else distance_map(z, network.student_forward(batch))
-            optimizer.zero_grad()
-            loss.mean().backward()
+            with autocast(network.device, "fp32"):
+                loss = _loss(network, batch, of_teacher=part is network.teacher)
+                optimizer.zero_grad()
+                loss.backward()
             optimizer.step()
-            losses.append(loss.mean().item())
+            losses.append(loss.item())
         part.eval()
     return losses
+
+
+def _loss(network: ASTNetwork, batch: Tensor, *, of_teacher: bool) -> Tensor:
+    with torch.set_grad_enabled(of_teacher):
+        z, log_jac = network.teacher_forward(batch)
+    return (nll_map(z, log_jac) if of_teacher else distance_map(z, network.student_forward(batch))).mean()
 
 
 def fill_holes(z: np.ndarray, rounds: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from ast_hf.data.transforms import normalize, to_pixels
 from ast_hf.errors import ImageReadError
 
 _LOG = logging.getLogger(__name__)
+_MAX_READERS = 16
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -204,6 +205,11 @@ def _height_picture(points: np.ndarray) -> Image.Image:
     low, high = np.percentile(z[valid], (1, 99))
     grey = np.clip((high - z) / max(high - low, 1e-9), 0, 1, where=valid, out=np.zeros_like(z, dtype=np.float64))
     return Image.fromarray((grey * 255).astype(np.uint8)).convert("RGB")
+
+
+def count_readers(device: torch.device) -> int:
+    """Threads that keep up with a device: decoding takes several times as long as computing a map on a GPU."""
+    return min(os.cpu_count() or 1, _MAX_READERS) if device.type == "cuda" else 2
 
 
 def prefetch(function: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int = 2) -> Iterator[_Result]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -12,7 +11,16 @@ import torch
 from torch import Tensor
 
 from ast_hf.config import Precision
-from ast_hf.data.samples import LoadedSample, Sample, batched, load_sample, prefetch, stack, stack_pixel_values
+from ast_hf.data.samples import (
+    LoadedSample,
+    Sample,
+    batched,
+    count_readers,
+    load_sample,
+    prefetch,
+    stack,
+    stack_pixel_values,
+)
 from ast_hf.errors import ConfigError, ImageReadError, RuntimeUnavailableError
 from ast_hf.inference.calibration import Calibration
 from ast_hf.inference.prediction import Prediction
@@ -21,7 +29,6 @@ from ast_hf.nn.network import ASTNetwork
 from ast_hf.nn.precision import resolve_precision
 
 _Item = TypeVar("_Item")
-_MAX_READERS = 16  # threads that keep up with a GPU: decoding takes several times as long as computing a map there
 
 
 class CalibratedNetwork(ASTNetwork):
@@ -113,13 +120,12 @@ class Predictor:
         for name, number in (("batch_size", batch_size), ("overlay_size", overlay_size)):
             if number is not None and number < 1:
                 raise ConfigError(f"{name} is {number}: give 1 or more.")
-        on_gpu = self.device.type == "cuda"
-        readers = min(os.cpu_count() or 1, _MAX_READERS) if on_gpu else 2
         load = partial(self._try_load, longest_side=overlay_size)
-        batches = batched(prefetch(load, samples, workers=readers), batch_size)
-        started = (_Batch(self, batch) for batch in batches)
-        # A GPU computes a batch while the results of the one before are fetched and used.
-        return chain.from_iterable(batch.results() for batch in (delayed(started) if on_gpu else started))
+        batches = batched(prefetch(load, samples, workers=count_readers(self.device)), batch_size)
+        started: Iterator[_Batch] = (_Batch(self, batch) for batch in batches)
+        if self.device.type == "cuda":  # which computes a batch while the results of the one before are used
+            started = delayed(started)
+        return chain.from_iterable(batch.results() for batch in started)
 
     def compute(self, samples: Sequence[LoadedSample]) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, h, w) and scores (B,) of a batch, on the detector's device."""

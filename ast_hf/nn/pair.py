@@ -58,23 +58,20 @@ class Pair(nn.Module):
             kernel_size=student_size,
         )
 
-    def teacher_forward(self, inputs: Tensor, at: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
+    def teacher_forward(self, inputs: Tensor, encoding: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The teacher's z (B, C, h, w) and log_jac (B, h, w) for standardised inputs (B, C, h, w).
 
-        Of a crop of the map, `at` is the (row, column) of its first cell.
+        Of a crop of the map, `encoding` (P, h, w) is the positional encoding there; by default it is the whole one.
         """
-        condition = self._condition(inputs, at)
+        condition = self._condition(inputs, encoding)
         return self.teacher(inputs, c=None if condition is None else [condition])
 
-    def student_forward(self, inputs: Tensor, at: tuple[int, int] = (0, 0)) -> Tensor:
+    def student_forward(self, inputs: Tensor, encoding: Tensor | None = None) -> Tensor:
         """The student's guess at z (B, C, h, w) for standardised inputs (B, C, h, w), or a crop as the teacher's."""
-        return self.student(inputs, self._condition(inputs, at))
+        return self.student(inputs, self._condition(inputs, encoding))
 
-    def _condition(self, inputs: Tensor, at: tuple[int, int]) -> Tensor | None:
+    def _condition(self, inputs: Tensor, encoding: Tensor | None) -> Tensor | None:
         """The positional encoding for a batch, (B, P, h, w), or None without one."""
-        if not len(self.positional_encoding):
-            return None
-        # Not len(): an export would take it for a constant, and the batch size is none.
-        batch, (height, width), (row, column) = inputs.shape[0], inputs.shape[2:], at
-        encoding = self.positional_encoding[:, row : row + height, column : column + width]
-        return encoding.expand(batch, -1, -1, -1)
+        encoding = self.positional_encoding if encoding is None else encoding
+        # Not len(inputs): an export would take it for a constant, and the batch size is none.
+        return encoding.expand(inputs.shape[0], -1, -1, -1) if len(encoding) else None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+Window: TypeAlias = tuple[EllipsisType, slice, slice]  # rows and columns, the last two dimensions
 
 
 @dataclass(frozen=True)
@@ -16,10 +20,8 @@ class Crops:
     mask: Tensor | None
     tiles: tuple[int, int] = (1, 1)
 
-    def draw(
-        self, rows: Tensor, noise: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
-        """A batch with Gaussian noise of a deviation, its mask, and the (row, column) of its first cell.
+    def draw(self, rows: Tensor, noise: float, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Window]:
+        """A batch with Gaussian noise of a deviation, its mask, and the window of the map that it shows.
 
         The generator is the CPU's, so that every device sees the same.
         """
@@ -33,4 +35,4 @@ class Crops:
         inputs, mask = self.inputs[rows][window], None if self.mask is None else self.mask[rows][window]
         if noise:
             inputs = inputs + noise * torch.randn(inputs.shape, generator=generator).to(inputs.device)
-        return inputs, mask, (y, x)
+        return inputs, mask, window

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from ast_hf.config import Precision
 from ast_hf.data.images import ImageSource, read_image
-from ast_hf.data.samples import LoadedSample, Sample, batched, load_sample, prefetch, stack, stack_pixel_values
+from ast_hf.data.samples import (
+    LoadedSample,
+    Sample,
+    batched,
+    count_readers,
+    load_sample,
+    prefetch,
+    stack,
+    stack_pixel_values,
+)
 from ast_hf.files import home, write_atomic
 from ast_hf.nn.network import ASTNetwork
 from ast_hf.nn.precision import autocast, resolve_precision
@@ -148,7 +157,8 @@ def prepare(
     """
     inputs, masks = [], []
     with autocast(network.device, precision):
-        for batch in batched(prefetch(lambda sample: _lookup(network, sample, cache), samples), batch_size):
+        found = prefetch(lambda sample: _lookup(network, sample, cache), samples, workers=count_readers(network.device))
+        for batch in batched(found, batch_size):
             features = _features(network, batch, cache)
             loaded = [entry.loaded for entry in batch if entry.loaded is not None]
             inputs.append(network.join_inputs(features, stack([s.depth for s in loaded], network.device)))

@@ -30,6 +30,7 @@ from ast_hf.training.features import FeatureCache, PreparedSamples, default_cach
 from ast_hf.training.fitting import fit_config, fit_region
 from ast_hf.training.progress import Progress, progress_bars
 from ast_hf.training.standardization import set_standardization
+from ast_hf.training.steps import GradientStep
 
 MIN_SAMPLES = 10
 # A tenth of a small set is too few to set a threshold with; of a very small one a third has to do.
@@ -177,11 +178,14 @@ def fit_teacher(
 ) -> None:
     """Trains a pair's teacher in place; `generator` draws order, crops and noise."""
 
-    def loss(rows: Tensor) -> Tensor:
-        inputs, mask, at = crops.draw(rows, recipe.feature_noise, generator)
-        return nll_map(*pair.teacher_forward(inputs, at), mask).mean()
+    def draw(rows: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, mask, window = crops.draw(rows, recipe.feature_noise, generator)
+        return inputs, mask, pair.positional_encoding[window]
 
-    _optimize(pair.teacher, loss, len(crops.inputs), recipe, generator, stage, progress)
+    def loss(inputs: Tensor, mask: Tensor | None, encoding: Tensor) -> Tensor:
+        return nll_map(*pair.teacher_forward(inputs, encoding), mask).mean()
+
+    _optimize(pair.teacher, draw, loss, len(crops.inputs), recipe, generator, stage, progress)
 
 
 def fit_student(
@@ -202,18 +206,21 @@ def fit_student(
         with autocast(targets.device, recipe.precision):
             targets = teacher_targets(pair, crops.inputs)
 
-    def loss(rows: Tensor) -> Tensor:
-        inputs, mask, at = crops.draw(rows, recipe.feature_noise, generator)
-        target = targets[rows] if once else teacher_targets(pair, inputs, at)
-        return distance_map(target, pair.student_forward(inputs, at), mask).mean()
+    def draw(rows: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, mask, window = crops.draw(rows, recipe.feature_noise, generator)
+        return inputs, mask, pair.positional_encoding[window], targets[rows] if once else None
 
-    _optimize(pair.student, loss, len(crops.inputs), recipe, generator, stage, progress)
+    def loss(inputs: Tensor, mask: Tensor | None, encoding: Tensor, target: Tensor | None) -> Tensor:
+        target = teacher_targets(pair, inputs, encoding) if target is None else target
+        return distance_map(target, pair.student_forward(inputs, encoding), mask).mean()
+
+    _optimize(pair.student, draw, loss, len(crops.inputs), recipe, generator, stage, progress)
 
 
 @torch.no_grad()
-def teacher_targets(pair: Pair, inputs: Tensor, at: tuple[int, int] = (0, 0), batch_size: int = 32) -> Tensor:
-    """The teacher's z for standardised inputs (N, C, h, w), whole maps or crops `at` a place of them."""
-    return torch.cat([pair.teacher_forward(batch, at)[0] for batch in inputs.split(batch_size)])
+def teacher_targets(pair: Pair, inputs: Tensor, encoding: Tensor | None = None, batch_size: int = 32) -> Tensor:
+    """The teacher's z for standardised inputs (N, C, h, w), whole maps or crops with their positional encoding."""
+    return torch.cat([pair.teacher_forward(batch, encoding)[0] for batch in inputs.split(batch_size)])
 
 
 @torch.no_grad()
@@ -241,15 +248,16 @@ def calibrate(
 
 def _optimize(
     network: nn.Module,
-    loss_of: Callable[[Tensor], Tensor],
+    draw: Callable[[Tensor], tuple[Tensor | None, ...]],
+    loss_of: Callable[..., Tensor],
     count: int,
     recipe: TrainingRecipe,
     generator: torch.Generator,
     stage: str,
     progress: Progress | None,
 ) -> None:
-    """Adam over shuffled batches of row numbers; the last incomplete batch of an epoch is dropped."""
-    device = next(network.parameters()).device
+    """Adam over shuffled batches that are drawn by row numbers; the last incomplete batch of an epoch is dropped."""
+    device, step = next(network.parameters()).device, GradientStep(network, loss_of, recipe.precision)
     optimizer = torch.optim.Adam(
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
@@ -263,14 +271,11 @@ def _optimize(
             order, total = torch.randperm(count, generator=generator).to(device), torch.zeros((), device=device)
             batches = order[: count - count % batch_size].split(batch_size)
             for rows in batches:
-                optimizer.zero_grad(set_to_none=True)
-                with autocast(device, recipe.precision):
-                    loss = loss_of(rows)
-                loss.backward()
+                loss = step(*draw(rows))
                 optimizer.step()
                 if scheduler is not None:
                     scheduler.step()
-                total.add_(loss.detach())
+                total.add_(loss)
             mean = total.item() / len(batches)  # read once an epoch, so that a GPU never waits
             if not math.isfinite(mean):
                 raise TrainingError(f"The loss is {mean} in epoch {epoch + 1}: lower the learning rate or the clamp.")

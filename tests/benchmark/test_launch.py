@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from benchmark.launch import RunState, describe_failures
 from benchmark.launch import run_jobs as run_jobs_slowly
 from tests.benchmark.fake_jobs import FakeLauncher, make_job
 
-run_jobs = functools.partial(run_jobs_slowly, poll_seconds=0.0, busy_seconds=0.0)
+run_jobs = functools.partial(run_jobs_slowly, poll_seconds=0.0, busy_seconds=0.0, retry_seconds=0.0)
 
 
 def load(output: Path, count: int) -> RunState:
@@ -56,6 +57,14 @@ def test_what_can_heal_is_tried_again_and_not_for_ever(tmp_path: Path, status: i
     assert (launcher.started.count(0), launcher.started.count(1)) == (2, 3)
     assert [entry.job.seed for entry in state.having("done")] == [0]
     assert "in the last of 3 attempts" in failures(state)[1]
+
+
+def test_a_job_that_lacked_memory_waits_longer_each_time_while_others_go_on(tmp_path: Path) -> None:
+    launcher = FakeLauncher({0: [EXIT_RETRY] * 2}, slots=1)
+    started = time.monotonic()
+    assert len(run(tmp_path, launcher, 3, retry_seconds=0.2).having("done")) == 3
+    assert launcher.started == [0, 1, 2, 0, 0]
+    assert time.monotonic() - started > 0.6
 
 
 def test_what_would_fail_again_is_not_tried_again_and_described_by_its_log(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whatever computes, the predictions are the same."""
 
+import copy
 import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ def assert_same(detector: ASTDetector, runtime: RuntimeName, batch_sizes: tuple[
     """The runtime against plain PyTorch on a CPU, both in fp32."""
     samples = tiny.samples(detector.config, 5)
     predictor = Predictor(detector, runtime=runtime, precision="fp32")
-    expected = list(Predictor(detector.cpu(), precision="fp32").stream(samples))
+    expected = list(Predictor(copy.deepcopy(detector).cpu(), precision="fp32").stream(samples))
     for batch_size in batch_sizes:
         for ours, theirs in zip(predictor.stream(samples, batch_size=batch_size), expected, strict=True):
             assert ours.score == pytest.approx(theirs.score, rel=1e-4)
