@@ -13,7 +13,7 @@ import multiprocessing
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata, util
@@ -110,13 +110,17 @@ def measure(
             pool.submit(write_inputs, Path(folder), config).result()
         pools = {who: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for who in contenders}
 
-        def call(function: Callable[..., Any], who: str, *arguments: str) -> Any:
-            return pools[who].submit(function, who, Path(folder), device, *arguments).result()
+        def submit(function: Callable[..., Any], who: str, *arguments: str) -> Future[Any]:
+            return pools[who].submit(function, who, Path(folder), device, *arguments)
 
-        found = {who: call(stage_names, who) for who in contenders}
+        found = {who: stages.result() for who, stages in {who: submit(stage_names, who) for who in contenders}.items()}
+
+        def time(who: str, stage: str) -> float:
+            return submit(time_stage, who, stage).result()
+
         wanted = dict.fromkeys(name for who in contenders if who != REFERENCE for name in found[who])
         for stage in [name for name in wanted if training or name != TRAINING]:
-            runs = {who: partial(call, time_stage, who, stage) for who in contenders if stage in found[who]}
+            runs = {who: partial(time, who, stage) for who in contenders if stage in found[who]}
             seconds = take_turns(runs, rounds)
             peaks = {who: pools[who].submit(peak_memory, device).result() for who in runs}
             measurements.append(Measurement(stage, seconds, peaks))

@@ -15,6 +15,7 @@ import torch
 from FrEIA.framework import SequenceINN
 from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from ast_hf.nn.precision import at_least_fp32
 
@@ -70,6 +71,27 @@ class FixedPermutation(InvertibleModule):
         return input_dims
 
 
+class _ReplicatePaddedConv2d(nn.Conv2d):
+    """A convolution with replicate padding whose gradients a GPU adds in the same order every time.
+
+    Those of PyTorch's padding it does not; to lay border cells beside the map costs as much.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode="replicate")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (input.is_cuda and torch.is_grad_enabled()):
+            return super().forward(input)
+        if torch.is_autocast_enabled("cuda"):  # so that what is laid together is half as large
+            input = input.to(torch.get_autocast_dtype("cuda"))
+        reach = self.kernel_size[0] // 2
+        for dim in (3, 2):
+            first, last = input.narrow(dim, 0, 1), input.narrow(dim, -1, 1)
+            input = torch.cat([*[first] * reach, input, *[last] * reach], dim=dim)
+        return conv2d(input, self.weight, self.bias)
+
+
 class CouplingNet(nn.Module):
     """Scale and shift of one half from the other: conv - ReLU - conv, times a learned scalar that starts at 0.
 
@@ -78,11 +100,8 @@ class CouplingNet(nn.Module):
 
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
-        convolution = functools.partial(
-            nn.Conv2d, kernel_size=kernel_size, padding=kernel_size // 2, padding_mode="replicate"
-        )
-        self.conv1 = convolution(in_channels, hidden_channels)
-        self.conv2 = convolution(hidden_channels, out_channels)
+        self.conv1 = _ReplicatePaddedConv2d(in_channels, hidden_channels, kernel_size)
+        self.conv2 = _ReplicatePaddedConv2d(hidden_channels, out_channels, kernel_size)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:

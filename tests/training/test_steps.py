@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from ast_hf import ASTDetector, TrainingRecipe, train
+from ast_hf.nn.precision import autocast
 from ast_hf.training.steps import GradientStep
 from tests import tiny
 from tests.training.test_trainer import NO_FILES
@@ -25,7 +26,8 @@ def test_each_call_gives_the_loss_and_gradients_of_its_batch_alone(device: str) 
     for _ in range(CALLS):
         x, scale = torch.randn(4, 2, 5, 5, device=device), torch.rand(1, device=device)
         loss, gradients = step(x, scale, None).clone(), [p.grad.clone() for p in network.parameters()]
-        expected = (network(x).square() * scale).mean()
+        with autocast(x.device, "fp32"):
+            expected = (network(x).square() * scale).mean()
         assert loss == pytest.approx(expected.item(), rel=1e-5)
         for ours, theirs in zip(gradients, torch.autograd.grad(expected, list(network.parameters())), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -49,6 +51,13 @@ def test_a_gpu_learns_what_a_cpu_learns_and_its_checkpoint_goes_to_a_cpu(tmp_pat
     for seed in range(3):
         score = ours.predict(tiny.picture(seed)).score
         assert back.predict(tiny.picture(seed)).score == pytest.approx(score, rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu_too_the_same_seed_gives_the_same_bits(precision: str) -> None:
+    first, again = (learn("cuda", precision)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(v, again[k]) for k, v in first.items())
 
 
 @pytest.mark.gpu
