@@ -96,8 +96,8 @@ def _whole_stages(predictor: Predictor, file: Path, sample: LoadedSample) -> dic
     return {
         "one picture, pixels to map": Stage(lambda: predictor.compute([sample])),
         "one picture, file to map": Stage(lambda: predictor.predict(file).anomaly_map),
-        **{f"a picture of {size}, pixels to map": compute(size) for size in (16, 64) if on_gpu},
         MANY: Stage(lambda: [one.anomaly_map for one in predictor.predict(files, batch_size=16)], len(files)),
+        **{f"a picture of {size}, pixels to map": compute(size) for size in (16, 64) if on_gpu},
     }
 
 

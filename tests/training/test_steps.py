@@ -28,7 +28,7 @@ def test_each_call_gives_the_loss_and_gradients_of_its_batch_alone(device: str) 
         loss, gradients = step(x, scale, None).clone(), [p.grad.clone() for p in network.parameters()]
         with autocast(x.device, "fp32"):
             expected = (network(x).square() * scale).mean()
-        assert loss == pytest.approx(expected.item(), rel=1e-5)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         for ours, theirs in zip(gradients, torch.autograd.grad(expected, list(network.parameters())), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
