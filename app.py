@@ -1,7 +1,5 @@
 """The demo page: drop a picture, see the defect. `python app.py`, or a Hugging Face Space as it stands."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import threading
@@ -17,11 +15,6 @@ from ast_hf.demo.page import create_demo, default_detectors, launch_settings
 from benchmark.synthetic import draw_part
 
 
-def draw_carpet(number: int) -> Image.Image:
-    """Draws a good part that no embedded detector has seen."""
-    return Image.fromarray(draw_part("carpet", 1000 + number).rgb)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Serves the page until it is interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -30,7 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     Image.MAX_IMAGE_PIXELS = 64_000_000  # for gradio, which opens pictures too
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     detectors = default_detectors()
-    demo = create_demo(detectors, draw=draw_carpet)
+    # Good parts that no embedded detector has seen.
+    demo = create_demo(detectors, draw=lambda number: Image.fromarray(draw_part("carpet", 1000 + number).rgb))
     threading.Thread(target=detectors.warm_up, daemon=True).start()
     print(f"http://{host}:{port}", flush=True)
     demo.launch(server_name=host, server_port=port, **launch_settings())

@@ -3,8 +3,6 @@
 The public names are imported when they are first used, so that importing the package takes no time and no torch.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from ast_hf._lazy import lazy_attribute

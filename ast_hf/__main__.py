@@ -1,5 +1,3 @@
-"""`python -m ast_hf`."""
-
 import sys
 
 from ast_hf.cli import main

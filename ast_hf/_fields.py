@@ -2,20 +2,21 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from huggingface_hub.dataclasses import validated_field
 
+from ast_hf._presets import PRESETS
 from ast_hf.errors import ConfigError
 
-Record = TypeVar("Record")
+_Record = TypeVar("_Record", bound="Record")
 
 
 def bounded(default: float | tuple[float, ...] | None, low: float, high: float) -> Any:
-    """A field within bounds, inclusive.
+    """A field within bounds, inclusive, which every number has.
 
-    Every number has them: a config.json may come from a stranger, and a typing error in one number must not ask for a
-    terabyte of weights.
+    A config.json may come from a stranger, and a typing error in one number must not ask for a terabyte of weights.
     """
 
     def check(value: Any) -> None:
@@ -38,43 +39,47 @@ def identifier(default: str) -> Any:
     return validated_field(check, default=default)
 
 
-def odd_sizes(default: tuple[int, ...]) -> Any:
-    """A field for kernel sizes."""
+class Record:
+    """What the configuration's dataclasses have in common."""
 
-    def check(value: tuple[int, ...]) -> None:
-        if not 1 <= len(value) <= 64 or any(not 1 <= size <= 15 or size % 2 == 0 for size in value):
-            raise ValueError("give a list of odd integers from 1 to 15, one a block")
+    def __post_init__(self) -> None:
+        """Brings what JSON has no word for to its type, and checks type and bounds of every field.
 
-    return validated_field(check, default=default)
+        A frozen dataclass sets its fields past `__setattr__`, where `strict` would check them; so it is done here.
+        """
+        for name, validators in self.__validators__.items():  # type: ignore[attr-defined]
+            value, kind = getattr(self, name), self.__dataclass_fields__[name].type  # type: ignore[attr-defined]
+            if isinstance(value, list):  # a tuple keeps the dataclass hashable and equal after a round trip
+                object.__setattr__(self, name, value := tuple(value))
+            elif kind is float and type(value) is int and abs(value) < 2**53:  # JSON writes 3.0 as 3 elsewhere
+                object.__setattr__(self, name, value := float(value))
+            for validate in validators:
+                try:
+                    validate(value)
+                except (TypeError, ValueError, OverflowError) as error:
+                    reason = str(error).removeprefix(f"Field '{name}' ").partition(" (value")[0]
+                    reason = reason.partition(". Errors")[0][:200]
+                    raise ConfigError(f"{name} is {str(value)[:80]!r}: {reason}.") from error
 
+    @classmethod
+    def preset(cls: type[_Record], name: str, **changes: Any) -> _Record:
+        """What `PRESETS` has under a name, such as "mvtec-ad" (the paper's) or "compact", with some fields changed."""
+        if name not in PRESETS:
+            raise ConfigError(f"There is no preset {name!r}. Presets: {', '.join(PRESETS)}.")
+        own = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        return cls(**{**{field: value for field, value in PRESETS[name].items() if field in own}, **changes})
 
-def check_fields(record: Any) -> None:
-    """Brings what JSON has no word for to its type, and checks type and bounds of every field.
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict of all fields, which `from_dict` reads back to an equal record."""
+        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
-    A frozen dataclass sets its fields past `__setattr__`, where `strict` would check them; so it is done here.
-    """
-    for name, validators in record.__validators__.items():
-        value, kind = getattr(record, name), record.__dataclass_fields__[name].type
-        if isinstance(value, list):  # a tuple keeps the dataclass hashable and equal after a round trip
-            object.__setattr__(record, name, value := tuple(value))
-        elif kind is float and type(value) is int and abs(value) < 2**53:  # JSON writes 3.0 as 3 elsewhere
-            object.__setattr__(record, name, value := float(value))
-        for validate in validators:
-            try:
-                validate(value)
-            except (TypeError, ValueError, OverflowError) as error:
-                reason = str(error).removeprefix(f"Field '{name}' ").partition(" (value")[0].partition(". Errors")[0]
-                raise ConfigError(f"{name} is {str(value)[:80]!r}: {reason[:200]}.") from error
-
-
-def to_json(record: Any) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(record).items()}
-
-
-def from_json(cls: type[Record], values: dict[str, Any]) -> Record:
-    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - known):
-        raise ConfigError(f"Unknown fields for {cls.__name__}: {', '.join(map(str, unknown[:5]))}.")
-    if missing := sorted(known - set(values)):
-        raise ConfigError(f"Fields missing for {cls.__name__}: {', '.join(missing[:5])}.")
-    return cls(**values)
+    @classmethod
+    def from_dict(cls: type[_Record], values: Mapping[str, Any]) -> _Record:
+        """Reads what `to_dict` wrote; raises a `ConfigError` for fields that are unknown or missing."""
+        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"Unknown fields for {cls.__name__}: {', '.join(map(str, unknown[:5]))}.")
+        if missing := sorted(known - set(values)):
+            raise ConfigError(f"Fields missing for {cls.__name__}: {', '.join(missing[:5])}.")
+        return cls(**values)

@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 
 from huggingface_hub.dataclasses import strict
 
-from ast_hf._fields import bounded, check_fields, from_json, identifier, odd_sizes, to_json
-from ast_hf._presets import PRESETS
+from ast_hf._fields import Record, bounded, identifier
+from ast_hf._presets import PRESETS as PRESETS  # from where others take it
 from ast_hf._upgrades import CONFIG_VERSION, upgrade
 from ast_hf.errors import ConfigError
 
@@ -26,13 +26,11 @@ Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 
 @strict
 @dataclass(frozen=True)
-class ASTDetectorConfig:
+class ASTDetectorConfig(Record):
     """Everything that fixes what a detector computes; `config.json` of a checkpoint holds exactly these fields.
 
-    The defaults are the paper's RGB model (Rudolph et al., WACV 2023, section 4.2) on MVTec AD.
-
-    Raises:
-        ConfigError: A field has the wrong type, lies outside its bounds, or contradicts another.
+    The defaults are the paper's RGB model (Rudolph et al., WACV 2023, section 4.2) on MVTec AD. Raises a `ConfigError`
+    where a field has the wrong type, lies outside its bounds, or contradicts another.
     """
 
     # What goes in: a picture, a height map, or both of one part, pixel by pixel.
@@ -44,8 +42,7 @@ class ASTDetectorConfig:
     tiles: tuple[int, int] = bounded((1, 1), 1, 32)
     # Whether a region of interest is part of the weights; what lies outside is neither seen nor scored.
     region: bool = False
-    # How many bits a colour those pictures use that have more than 8, of which the high 8 are seen. `train` finds it in
-    # the training set; None stands for a training set without such pictures.
+    # Bits a colour of pictures that have more than 8 (the high 8 are seen), found by `train`; None where it saw none.
     image_bits: int | None = bounded(None, 8, 16)
     # What the backbone was trained with: mean and deviation of each colour in [0, 1] (ImageNet's, by default).
     image_mean: tuple[float, float, float] = bounded((0.485, 0.456, 0.406), 0.0, 1.0)
@@ -73,7 +70,7 @@ class ASTDetectorConfig:
     # Channels of the 2D sine/cosine positional encoding, a multiple of 4; 0 leaves it out.
     position_channels: int = bounded(32, 0, 1024)
     # The teacher: one kernel size a coupling block; the clamp is the paper's alpha.
-    coupling_kernel_sizes: tuple[int, ...] = odd_sizes((3, 3, 3, 5))
+    coupling_kernel_sizes: tuple[int, ...] = bounded((3, 3, 3, 5), 1, 15)
     coupling_clamp: float = bounded(3.0, 1e-3, 1e3)
     teacher_channels: int = bounded(1024, 1, 8192)
     # The student. The paper says slope 0.2; the released code has PyTorch's default, and that is what was measured.
@@ -93,27 +90,26 @@ class ASTDetectorConfig:
     foreground_dilation: int = bounded(8, 0, 256)
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
+        size, unshuffle, tiles, channels = self.depth_size, self.depth_unshuffle, self.tiles, self.input_channels
         if self.position_channels % 4:
             raise ConfigError(f"position_channels={self.position_channels} is not a multiple of 4.")
-        if self.uses_depth and self.depth_size % self.depth_unshuffle:
-            raise ConfigError(
-                f"depth_size={self.depth_size} is not a multiple of depth_unshuffle={self.depth_unshuffle}."
-            )
+        if self.uses_depth and size % unshuffle:
+            raise ConfigError(f"depth_size={size} is not a multiple of depth_unshuffle={unshuffle}.")
         if max(self.image_shape) > MAX_IMAGE_SIDE:
-            raise ConfigError(
-                f"tiles={self.tiles} of image_size={self.image_size} make more than {MAX_IMAGE_SIDE} pixels a side."
-            )
-        if self.uses_depth and self.tiles != (1, 1):
-            raise ConfigError(f"tiles={self.tiles}: height maps are not cut into tiles; leave it at (1, 1).")
+            most = f"{MAX_IMAGE_SIDE} pixels a side"
+            raise ConfigError(f"tiles={tiles} of image_size={self.image_size} make more than {most}.")
+        if self.uses_depth and tiles != (1, 1):
+            raise ConfigError(f"tiles={tiles}: height maps are not cut into tiles; leave it at (1, 1).")
         if self.uses_depth and self.image_shape[0] != self.image_shape[1]:
             raise ConfigError(f"image_size={self.image_size}: with a height map, which is square, give one number.")
+        if not 1 <= self.coupling_blocks <= 64 or not all(kernel % 2 for kernel in self.coupling_kernel_sizes):
+            sizes = str(self.coupling_kernel_sizes)[:80]
+            raise ConfigError(f"coupling_kernel_sizes={sizes}: give a list of at most 64 odd integers, one a block.")
         if self.student_kernel_size % 2 == 0:
             raise ConfigError(f"student_kernel_size={self.student_kernel_size} is even: give an odd one.")
-        if self.feature_projection > self.input_channels:
-            raise ConfigError(
-                f"feature_projection={self.feature_projection}, but there are {self.input_channels} input channels."
-            )
+        if self.feature_projection > channels:
+            raise ConfigError(f"feature_projection={self.feature_projection}, but there are {channels} input channels.")
         if self.network_channels < 2:
             raise ConfigError("A coupling needs two input channels or more: raise feature_channels or depth_unshuffle.")
 
@@ -157,37 +153,22 @@ class ASTDetectorConfig:
         """Channels that teacher and student see."""
         return self.feature_projection or self.input_channels
 
-    @classmethod
-    def preset(cls, name: str, **changes: Any) -> "ASTDetectorConfig":
-        """The configuration of a benchmark, with `changes` to single fields.
-
-        Args:
-            name: One of `PRESETS`: "mvtec-ad", "visa", "mvtec-loco-ad", "mvtec-3d-ad", "mvtec-3d-ad-rgb",
-                "mvtec-3d-ad-depth" follow the paper; "compact" is small and fast.
-        """
-        return cls(**{**_preset(name)[0], **changes})
-
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict that `from_dict` reads back to an equal configuration."""
-        return {"config_version": CONFIG_VERSION, **to_json(self)}
+        """A JSON-ready dict of the version and all fields, which `from_dict` reads back to an equal configuration."""
+        return {"config_version": CONFIG_VERSION, **super().to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ASTDetectorConfig":
-        """Reads what `to_dict` wrote, in this version of ast_hf or an older one.
-
-        Raises:
-            ConfigError: `values` comes from a newer version, lacks a field, or has one that is not known.
-        """
-        return from_json(cls, upgrade(values))
+        """Reads what `to_dict` wrote in this version or an older one; raises a `ConfigError` for anything else."""
+        return super().from_dict(upgrade(values))
 
 
 @strict
 @dataclass(frozen=True)
-class TrainingRecipe:
+class TrainingRecipe(Record):
     """How a detector is trained; the optimiser is Adam with PyTorch's betas (paper, section 4.2).
 
-    Raises:
-        ConfigError: A field has the wrong type or lies outside its bounds.
+    Raises a `ConfigError` where a field has the wrong type or lies outside its bounds.
     """
 
     # Passes over the training set, for the teacher and then as many for the student; more, up to max_epochs, where
@@ -217,55 +198,27 @@ class TrainingRecipe:
     # faster at it, "fp32" is exact; the flow's exponentials and log-determinants are always fp32.
     precision: Precision = "auto"
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def epochs_for(self, count: int) -> int:
         """The epochs of teacher and of student on so many samples."""
         steps = max(1, count // min(self.batch_size, max(count, 1)))
         return max(self.epochs, min(-(-self.min_steps // steps), self.max_epochs))
 
-    @classmethod
-    def preset(cls, name: str, **changes: Any) -> "TrainingRecipe":
-        """The recipe that goes with `ASTDetectorConfig.preset(name)`, with `changes` to single fields."""
-        return cls(**{**_preset(name)[1], **changes})
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict of all fields."""
-        return to_json(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrainingRecipe":
-        """Reads what `to_dict` wrote; raises `ConfigError` for unknown or missing fields."""
-        return from_json(cls, dict(values))
-
 
 def parse_overrides(changes: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads "FIELD=VALUE" texts; values are JSON or plain text.
+    """The fields of the configuration, and those of the recipe, that "FIELD=VALUE" texts (JSON or plain text) change.
 
-    Returns:
-        The changes to fields of the configuration, and those to fields of the recipe.
-
-    Raises:
-        ConfigError: A text is no FIELD=VALUE, or neither has such a field.
+    Raises a `ConfigError` where a text is no FIELD=VALUE, or neither has such a field.
     """
     found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     fields = [{field.name for field in dataclasses.fields(cls)} for cls in (ASTDetectorConfig, TrainingRecipe)]
     for change in changes:
         name, equals, text = change.partition("=")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
         places = [place for place, names in zip(found, fields, strict=True) if name in names]
         if not equals or not places:
             known = ", ".join(sorted(fields[0] | fields[1]))
             raise ConfigError(f"{change!r} is no FIELD=VALUE with a known field. Fields: {known}.")
-        places[0][name] = value
+        try:
+            places[0][name] = json.loads(text)
+        except ValueError:
+            places[0][name] = text
     return found
-
-
-def _preset(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    if name not in PRESETS:
-        raise ConfigError(f"There is no preset {name!r}. Presets: {', '.join(PRESETS)}.")
-    return PRESETS[name]

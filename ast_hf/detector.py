@@ -26,32 +26,18 @@ from ast_hf.nn.network import build_backbone
 class ASTDetector(CalibratedNetwork):
     """Asymmetric student-teacher detector (Rudolph et al., WACV 2023): an `ASTNetwork` with its calibration.
 
-    Args:
-        config: What to build.
-        backbone_weights: None leaves the backbone random, to be loaded over; "pretrained" takes timm's weights from
-            the Hub; a path reads a safetensors file in timm's key names.
-
-    Attributes:
-        backbone, teacher, student: The three networks (`nn.ASTNetwork`).
-        calibration: Threshold and p-value from held-out good parts, or None.
-        metrics: What was measured with this detector, for its model card (`hub.model_card.write_card`), or None.
-
-    Raises:
-        ConfigError: Backbone and configuration do not fit together.
+    `backbone_weights` are those of `nn.backbone.Backbone`. `ConfigError` where backbone and configuration do not fit
+    together.
     """
 
-    metrics: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None  # what was measured with it, for its model card (`hub.model_card.write_card`)
 
     def __init__(self, config: ASTDetectorConfig, *, backbone_weights: str | Path | None = None) -> None:
         name_compiler_cache()  # before backbones or optimisers import torch in full
         super().__init__(config, backbone_weights=backbone_weights)
 
     def predict(self, image: Any = None, points: Any = None, *, batch_size: int = 8) -> Any:
-        """Scores pictures (and organised point clouds): a `Prediction`, or a list of them for a list.
-
-        By PyTorch; another runtime is had with `Predictor(detector, runtime="openvino").predict(...)`. Arguments and
-        errors as there.
-        """
+        """Scores pictures (and organised point clouds) by PyTorch; arguments, results and errors as for `Predictor`."""
         return Predictor(self).predict(image, points, batch_size=batch_size)
 
     @classmethod
@@ -69,14 +55,11 @@ class ASTDetector(CalibratedNetwork):
         """Loads a detector: safetensors only, every weight present, finite and where it belongs.
 
         Args:
-            pretrained_model_name_or_path: A name such as "ast-mvtec-bottle", a Hub id such as "org/name", or a folder
-                (see `hub.find_checkpoint`).
-            revision: Branch, tag or commit on the Hub.
-            subfolder: Of the repository or folder, where the checkpoint lies in one.
-            device: Where to; CUDA where there is one, by default.
+            pretrained_model_name_or_path: A name such as "ast-mvtec-bottle", a Hub id such as "org/name", or a folder;
+                this, revision, subfolder and download (token, cache_dir, ...) as `hub.find_checkpoint`.
+            device: CUDA where there is one, by default.
             dtype: Of the weights; torch.float32 by default, which predicting needs.
             backbone_weights: A path, for a checkpoint without its backbone where neither local store nor timm has it.
-            download: The Hub client's token, cache_dir, force_download, local_files_only.
 
         Raises:
             CheckpointError: It cannot be had, or a file of it is missing, damaged, or not one of the others'.
@@ -119,16 +102,12 @@ class ASTDetector(CalibratedNetwork):
         half_precision: bool = False,
         **upload: Any,
     ) -> CommitInfo:
-        """Uploads the detector in one commit, whose `oid` pins it; a card that someone has edited is kept.
+        """Uploads what `save_pretrained` writes in one commit, whose `oid` pins it; a card that was edited is kept.
 
         Args:
             repo_id: "org/name"; made where it is missing.
             picture: PNG of a heat map for the card.
-            include_backbone, half_precision: As `save_pretrained`.
-            upload: As `hub.upload.upload_checkpoint`: private, token, branch, commit_message, create_pr.
-
-        Raises:
-            CheckpointError: The Hub refuses, or cannot be reached.
+            upload: As `hub.upload.upload_checkpoint`, and errors: private, token, branch, commit_message, create_pr.
         """
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -149,11 +128,7 @@ from_pretrained = ASTDetector.from_pretrained
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or CUDA where there is one, else the CPU.
-
-    Raises:
-        RuntimeUnavailableError: It is not there, or cannot compute.
-    """
+    """The device asked for (`RuntimeUnavailableError` where it cannot be used), or CUDA where there is one."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -168,29 +143,24 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
 
 def _load(cls: type[ASTDetector], saved: checkpoint.SavedModel, backbone_weights: str | Path | None) -> ASTDetector:
     config = ASTDetectorConfig.from_dict(saved.config)
-    detector = _on_meta(cls, config)
+    try:
+        with torch.device("meta"):  # where weights take no memory and no time
+            detector = cls(config)
+    except (RuntimeError, TypeError, AttributeError, IndexError, KeyError) as error:  # modules that do not fit together
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"The configuration cannot be built with {config.backbone} ({reason}).") from error
     own_backbone = any(name.startswith("backbone.") for name in saved.tensors)
     wanted = {k: v for k, v in detector.state_dict().items() if own_backbone or not k.startswith("backbone.")}
     tensors = checkpoint.checked(saved, wanted)
     if config.uses_rgb and not own_backbone:
         detector.backbone = _stored_backbone(config, saved, backbone_weights)
-    detector.load_state_dict(tensors, strict=own_backbone or not config.uses_rgb, assign=True)
+    detector.load_state_dict(tensors, strict=False, assign=True)  # `checked` has been strict
     if detector.backbone is not None:  # the layout that `assign` does not keep, and the rounding hangs on
         detector.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector.metrics = saved.metrics
     if saved.calibration is not None:
         detector.calibration = Calibration.from_dict(saved.calibration)
     return detector.eval()
-
-
-def _on_meta(cls: type[ASTDetector], config: ASTDetectorConfig) -> ASTDetector:
-    """A detector whose weights take no memory and no time."""
-    try:
-        with torch.device("meta"):
-            return cls(config)
-    except (RuntimeError, TypeError, AttributeError, IndexError, KeyError) as error:  # modules that do not fit together
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"The configuration cannot be built with {config.backbone} ({reason}).") from error
 
 
 def _stored_backbone(config: ASTDetectorConfig, saved: checkpoint.SavedModel, weights: str | Path | None) -> Any:

@@ -1,7 +1,5 @@
 """Every error this package raises on purpose for bad input, so that one `except ASTError` catches them all."""
 
-from __future__ import annotations
-
 
 class ASTError(Exception):
     """Base of the package's errors; its text is a sentence that says what was wrong, where, and what to do."""
@@ -12,21 +10,14 @@ class ConfigError(ASTError, ValueError):
 
 
 class ImageReadError(ASTError, ValueError):
-    """A picture or a point cloud cannot be used.
-
-    Args:
-        source: The file's path, or a short name for data that came without one.
-        reason: What is wrong with it and, where there is a mend, what to do.
-    """
+    """A picture or a point cloud, called by its path or a short name, cannot be used; the reason says what to do."""
 
     def __init__(self, source: object, reason: str) -> None:
-        super().__init__(f"{source}: {reason}")
-        self.source = str(source)
-        self.reason = reason
+        self.source, self.reason = str(source), reason
+        super().__init__(self.source, reason)  # from which it is rebuilt in another process
 
-    def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str]]:
-        # Exceptions are rebuilt from `args` (the joined text) by default, which this signature does not take.
-        return type(self), (self.source, self.reason)
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
 
 
 class CheckpointError(ASTError, ValueError):

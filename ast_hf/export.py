@@ -1,7 +1,5 @@
 """A detector as one ONNX file: pictures in, scores and maps out, with nothing left to do before or after."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path
@@ -13,7 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ast_hf._version import __version__
-from ast_hf.config import ASTDetectorConfig
 from ast_hf.data.transforms import normalize, to_pixel_values, upsample_map
 from ast_hf.detector import ASTDetector
 from ast_hf.errors import ASTError
@@ -66,7 +63,12 @@ def export_onnx(model: ASTDetector, path: str | Path, *, opset: int = MIN_OPSET,
     proto = _translate(graph, opset)
     if half_precision:
         _halve(proto)
-    onnx.helper.set_model_props(proto, _metadata(model, proto.opset_import[0].version))
+    metadata = {"ast_hf_version": __version__, "config": json.dumps(model.config.to_dict())}
+    metadata["opset"] = str(proto.opset_import[0].version)
+    if model.calibration is not None:
+        values = model.calibration.to_dict()
+        metadata |= {"calibration": json.dumps(values)} | {k: repr(values[k]) for k in ("threshold", "map_threshold")}
+    onnx.helper.set_model_props(proto, metadata)
     if proto.ByteSize() >= 2**31:  # more than a protobuf message, which the file is, may have
         raise ExportError(f"{path} would exceed 2 GB, the most that one ONNX file holds: try half_precision.")
     data = proto.SerializeToString()
@@ -87,11 +89,26 @@ class _Graph(nn.Module):
         self.detector = copy.deepcopy(model).float().cpu().eval()
 
     def forward(self, image: Any = None, depth: Any = None, foreground: Any = None) -> tuple[Tensor, Tensor]:
-        detector, config = self.detector, self.detector.config
-        pixel_values = _to_pixel_values(image, config) if config.uses_rgb else None
-        output = detector(pixel_values, depth, foreground)
-        size = (config.depth_size, config.depth_size) if image is None else image.shape[1:3]
-        return output.score, _upsample_map(output.anomaly_map, *size)
+        config = self.detector.config
+        output = self.detector(self._to_pixel_values(image) if config.uses_rgb else None, depth, foreground)
+        height, width = (config.depth_size, config.depth_size) if image is None else image.shape[1:3]
+        # `upsample_map` as two matrix products: the cubic Resize takes a CPU longer than the networks.
+        h, w = output.anomaly_map.shape[1:]
+        rows, columns = upsample_map(torch.eye(h), (height, h)), upsample_map(torch.eye(w), (width, w))
+        return output.score, rows @ output.anomaly_map @ columns.T
+
+    def _to_pixel_values(self, image: Tensor) -> Tensor:
+        """`data.transforms.to_pixel_values` for (B, H, W, 3): itself, or as ONNX while the graph is made."""
+        config = self.detector.config
+        size, colours = config.image_shape, (config.image_mean, config.image_std)
+        if not torch.compiler.is_exporting():
+            return torch.stack([to_pixel_values(Image.fromarray(picture.numpy()), size, *colours) for picture in image])
+        # On bytes, and with weights renormalised at the border, this Resize is Pillow's, but for one grey level at the
+        # few pixels that lie half-way between two.
+        how: dict[str, Any] = {"mode": "linear", "antialias": 1, "exclude_outside": 1, "axes": [1, 2]}
+        inputs, shape = (image, None, None, torch.tensor(size)), (image.shape[0], *size, 3)
+        resized = torch.onnx.ops.symbolic("Resize", inputs, how, dtype=torch.uint8, shape=shape, version=MIN_OPSET)
+        return normalize(resized.permute(0, 3, 1, 2), *colours)
 
     def example(self, batch: int, height: int, width: int) -> dict[str, Tensor]:
         """Random inputs by name."""
@@ -106,37 +123,12 @@ class _Graph(nn.Module):
         return inputs
 
 
-def _to_pixel_values(image: Tensor, config: ASTDetectorConfig) -> Tensor:
-    """`data.transforms.to_pixel_values` for (B, H, W, 3): itself, or as ONNX while the graph is made."""
-    size, colours = config.image_shape, (config.image_mean, config.image_std)
-    if not torch.compiler.is_exporting():
-        return torch.stack([to_pixel_values(Image.fromarray(picture.numpy()), size, *colours) for picture in image])
-    # On bytes, and with weights renormalised at the border, this Resize is Pillow's, but for one grey level at the few
-    # pixels that lie half-way between two.
-    attributes: dict[str, Any] = {"mode": "linear", "antialias": 1, "exclude_outside": 1, "axes": [1, 2]}
-    inputs, shape = (image, None, None, torch.tensor(size)), (image.shape[0], *size, 3)
-    resized = torch.onnx.ops.symbolic("Resize", inputs, attributes, dtype=torch.uint8, shape=shape, version=MIN_OPSET)
-    return normalize(resized.permute(0, 3, 1, 2), *colours)
-
-
-def _upsample_map(anomaly_map: Tensor, height: int, width: int) -> Tensor:
-    """`data.transforms.upsample_map` as two matrix products: the cubic Resize takes a CPU longer than the networks."""
-    h, w = anomaly_map.shape[1:]
-    return upsample_map(torch.eye(h), (height, h)) @ anomaly_map @ upsample_map(torch.eye(w), (width, w)).T
-
-
 def _translate(graph: _Graph, opset: int) -> Any:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # comes with onnxscript
 
-    inputs = graph.example(2, 80, 112)
-    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    program = to_onnx(
-        graph,
-        inputs,
-        output_names=list(_TOLERANCE),
-        opset_version=opset,
-        dynamic_shapes={k: {0: batch, 1: height, 2: width} if k == "image" else {0: batch} for k in inputs},
-    )
+    inputs, (batch, height, width) = graph.example(2, 80, 112), map(torch.export.Dim, ("batch", "height", "width"))
+    shapes = {name: {0: batch, 1: height, 2: width} if name == "image" else {0: batch} for name in inputs}
+    program = to_onnx(graph, inputs, output_names=list(_TOLERANCE), opset_version=opset, dynamic_shapes=shapes)
     ClearMetadataAndDocStringPass()(program.model)  # stack traces, with this machine's paths
     return program.model_proto
 
@@ -151,14 +143,6 @@ def _halve(proto: Any) -> None:
             name, half = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
             tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.fp16"))
             proto.graph.node.insert(0, helper.make_node("Cast", [f"{name}.fp16"], [name], to=TensorProto.FLOAT))
-
-
-def _metadata(model: ASTDetector, opset: int) -> dict[str, str]:
-    found = {"ast_hf_version": __version__, "opset": str(opset), "config": json.dumps(model.config.to_dict())}
-    if model.calibration is not None:
-        values = model.calibration.to_dict()
-        found |= {"calibration": json.dumps(values)} | {k: repr(values[k]) for k in ("threshold", "map_threshold")}
-    return found
 
 
 @torch.no_grad()

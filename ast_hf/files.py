@@ -1,7 +1,5 @@
 """Where the package keeps its files, and how it writes them: whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import os
@@ -23,9 +21,7 @@ def home() -> Path:
 
 
 def name_compiler_cache() -> None:
-    """Names a place for torch's compiler, which else asks for the user's name as soon as torch is imported in full,
-    and fails where the user has none, as in containers.
-    """
+    """Names a place for torch's compiler, which else fails where the user has no name, as in containers."""
     try:
         getpass.getuser()
     except (KeyError, OSError):  # OSError from Python 3.13 on
@@ -33,11 +29,7 @@ def name_compiler_cache() -> None:
 
 
 def check_folder(folder: Path, remedy: str = "give another folder") -> None:
-    """Tries whether a folder, which may not be there yet, takes files, before the work whose results are to go there.
-
-    Raises:
-        OutputError: It does not; the text ends in the remedy.
-    """
+    """Raises an `OutputError` that ends in the remedy where a folder, which may not be there yet, takes no files."""
     try:
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,9 +45,7 @@ def check_folder(folder: Path, remedy: str = "give another folder") -> None:
 def write_or_rescue(write: Callable[[Path], object], folder: Path) -> None:
     """Has `write` fill a folder, or where that fails another one, so that hours of work are not lost with it.
 
-    Raises:
-        OutputError: It was another one; says which.
-        OSError: No place takes it.
+    Raises an `OutputError` that says which other one it was, or an OSError where no place takes it.
     """
     try:
         write(folder)

@@ -1,7 +1,5 @@
 """What a run over many parts leaves: rows as JSON lines or CSV, overlays and raw maps."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import hashlib
@@ -10,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -22,6 +21,7 @@ from ast_hf.files import write_atomic
 from ast_hf.inference.prediction import Prediction
 
 COLUMNS = ("image", "score", "threshold", "is_anomalous", "p_value", "regions", "overlay", "raw_map", "error")
+CSV_HEADER = ",".join(COLUMNS) + "\n"
 
 
 def prediction_row(prediction: Prediction, *, min_area: int = 1, polygons: bool = False) -> dict[str, Any]:
@@ -29,30 +29,29 @@ def prediction_row(prediction: Prediction, *, min_area: int = 1, polygons: bool 
     width, height = prediction.size
     row: dict[str, Any] = {"image": prediction.name, "width": width, "height": height, "score": prediction.score}
     if prediction.threshold is not None:
-        row |= {"threshold": prediction.threshold, "is_anomalous": prediction.is_anomalous}
-        row |= {"p_value": prediction.p_value}
+        row |= {name: getattr(prediction, name) for name in ("threshold", "is_anomalous", "p_value")}
         row["regions"] = [r.to_dict(polygon=polygons) for r in prediction.regions(min_area=min_area)]
     return row
 
 
-def error_row(error: ImageReadError, name: str | None = None) -> dict[str, Any]:
+def error_row(error: ImageReadError, name: str) -> dict[str, Any]:
     """A part that could not be used, as a row."""
-    return {"image": name or error.source, "error": error.reason}
+    return {"image": name, "error": error.reason}
 
 
 def csv_line(row: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> str:
     """A row of CSV with its line end; lists as JSON, other columns than these left out."""
-    cells = io.StringIO()
-    values = {k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()}
-    values = {k: _no_formula(v) if isinstance(v, str) else v for k, v in values.items()}
-    csv.DictWriter(cells, columns, restval="", extrasaction="ignore").writerow(values)
+    line, cells = io.StringIO(), {column: _cell(value) for column, value in row.items()}
+    csv.DictWriter(line, columns, restval="", extrasaction="ignore").writerow(cells)
     # Written with "\r\n", so that either of the two within a cell is put into quotes.
-    return cells.getvalue().removesuffix("\r\n") + "\n"
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _no_formula(text: str) -> str:
-    """A stranger's file name must not become a formula in somebody's spreadsheet."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value)
+    # A stranger's file name must not become a formula in somebody's spreadsheet.
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 class RowWriter:
@@ -63,20 +62,18 @@ class RowWriter:
     def __init__(
         self, kind: Literal["jsonl", "csv"], stream: TextIO, folder: Path | None = None, *, resume: bool = False
     ) -> None:
-        self._kind, self._stream = kind, stream
-        self._path = None if folder is None else folder / f"results.{kind}"
-        if self._path is not None and not resume:
+        self._kind, self._stream, self._path = kind, stream, folder and folder / f"results.{kind}"
+        if self._path and not resume:
             self._path.unlink(missing_ok=True)
         if kind == "csv":
-            has_header = self._path is not None and self._path.exists() and self._path.stat().st_size > 0
-            self._write(csv_line(dict(zip(COLUMNS, COLUMNS, strict=True))), keep=not has_header)
+            self._write(CSV_HEADER, keep=not (self._path and self._path.exists() and self._path.stat().st_size))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Writes a row."""
         self._write(json.dumps(row) + "\n" if self._kind == "jsonl" else csv_line(row))
 
     def _write(self, line: str, *, keep: bool = True) -> None:
-        if self._path is not None and keep:
+        if self._path and keep:
             # File names may be no text, and so not be storable as such.
             with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
                 file.write(line)
@@ -85,10 +82,7 @@ class RowWriter:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Reads the rows that a `RowWriter` left; where the last one was cut short, the file loses it.
-
-    Args:
-        path: The file, results.jsonl or results.csv; none is an empty one.
+    """Reads the rows that a `RowWriter` left, if there is a file; where the last one was cut short, the file loses it.
 
     Raises:
         OutputError: The file has something else in it.
@@ -120,12 +114,9 @@ class PictureWriter:
     """Overlays and raw maps in folders that mirror the inputs', so that equal names never meet."""
 
     def __init__(self, folder: Path, names: Sequence[str], *, raw_maps: Literal["npy", "tiff"] | None) -> None:
-        self._folder, self._raw_maps = folder, raw_maps
-        parents = [os.path.dirname(os.path.abspath(name)) for name in names]
-        try:
-            self._root = os.path.commonpath(parents) if parents else ""
-        except ValueError:  # several drives
-            self._root = ""
+        self._folder, self._raw_maps, self._root = folder, raw_maps, ""
+        with suppress(ValueError):  # no names, or several drives
+            self._root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
 
     def write(self, prediction: Prediction) -> dict[str, str]:
         """Writes what was asked for and returns where, by column."""
@@ -140,10 +131,10 @@ class PictureWriter:
         return written
 
     def _write(self, kind: str, name: str, suffix: str, data: bytes) -> str:
+        folder = self._folder / kind
         relative = os.path.relpath(os.path.abspath(name), self._root) if self._root else os.path.basename(name)
-        # The picture's own suffix stays: a.png and a.jpg are two pictures.
-        path = self._folder / kind / (relative + suffix)
-        mark_output(self._folder / kind)
+        path = folder / (relative + suffix)  # the picture's own suffix stays: a.png and a.jpg are two pictures
+        mark_output(folder)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
@@ -152,8 +143,7 @@ class PictureWriter:
                 raise
             # The disk takes no such name: a plain one, that differs for each.
             digest = hashlib.sha256(os.fsencode(relative)).hexdigest()[:16]
-            path = self._folder / kind / f"{re.sub(r'[^A-Za-z0-9.-]', '_', path.name)[:64]}-{digest}{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{re.sub(r'[^A-Za-z0-9.-]', '_', path.name)[:64]}-{digest}{suffix}"
             write_atomic(path, data)
         return str(path)
 
@@ -163,10 +153,9 @@ def _raw_map(anomaly_map: np.ndarray, kind: Literal["npy", "tiff"]) -> bytes:
     file = io.BytesIO()
     if kind == "npy":
         np.save(file, anomaly_map)
-        return file.getvalue()
-    # Below zero there is only what bicubic resizing threw there.
-    positive = np.clip(anomaly_map, 0, None)
-    scale = float(positive.max()) / 65535 or 1.0
-    pixels, description = np.rint(positive / scale).astype(np.uint16), json.dumps({"scale": scale})
-    tifffile.imwrite(file, pixels, description=description, metadata=None, compression="zlib")
+    else:
+        positive = np.clip(anomaly_map, 0, None)  # below zero there is only what bicubic resizing threw there
+        scale = float(positive.max()) / 65535 or 1.0
+        pixels, description = np.rint(positive / scale).astype(np.uint16), json.dumps({"scale": scale})
+        tifffile.imwrite(file, pixels, description=description, metadata=None, compression="zlib")
     return file.getvalue()

@@ -1,7 +1,5 @@
 """Archives that datasets come in (archives.json): fetched over HTTP, compared with their checksums, unpacked safely."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import lzma
@@ -11,15 +9,17 @@ import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+
+import httpx
+from tqdm import tqdm
 
 from ast_hf.errors import ASTError
 
-if TYPE_CHECKING:
-    import httpx
+ATTEMPTS = 6  # failed connections in a row that brought less than 1 MiB
+TIMEOUT = 60.0  # seconds without a single byte
 
 
 class DownloadError(ASTError, RuntimeError):
@@ -39,17 +39,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The file's name."""
         return self.url.rpartition("/")[2]
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """When a download is tried again, and when it is given up."""
-
-    attempts: int = 6  # failed connections in a row that brought less than 1 MiB
-    timeout: float = 60.0  # seconds without a single byte
-    sleep: Callable[[float], None] = time.sleep  # waits between two connections
 
 
 def load_archives(dataset: str) -> tuple[Archive | None, dict[str, Archive]]:
@@ -63,18 +53,12 @@ def load_archives(dataset: str) -> tuple[Archive | None, dict[str, Archive]]:
     return whole, {name: Archive(url, size, expansion=whole.expansion) for name, url in links.items()}
 
 
-def fetch(archive: Archive, url: str, path: Path, hint: str, retry: RetryPolicy) -> None:
-    """Downloads an archive to `path`, continuing `path`.part, and compares it with its checksum.
-
-    Raises:
-        DownloadError: That fails; the message ends with the hint.
-    """
-    import httpx
-
+def fetch(archive: Archive, url: str, path: Path, hint: str) -> None:
+    """Downloads an archive to `path`, continuing `path`.part, and verifies it; a `DownloadError` ends with the hint."""
     part = path.with_name(f"{path.name}.part")
     note = path.with_name(f"{path.name}.from")  # the link, and the server's name for this version of the file
     failures = 0
-    with httpx.Client(follow_redirects=True, timeout=retry.timeout) as client:
+    with httpx.Client(follow_redirects=True, timeout=TIMEOUT) as client:
         while not (archive.exact and _length(part) == archive.size):
             start = _length(part)
             try:
@@ -84,10 +68,10 @@ def fetch(archive: Archive, url: str, path: Path, hint: str, retry: RetryPolicy)
                 raise DownloadError(f"{url} cannot be followed ({error}). {hint}") from error
             except (httpx.TransportError, ConnectionError) as error:
                 failures = 1 if _length(part) >= start + 2**20 else failures + 1
-                if failures >= retry.attempts:
+                if failures >= ATTEMPTS:
                     what = f"{url} failed {failures} times in a row ({str(error) or type(error).__name__})"
                     raise DownloadError(f"{what}. The same command continues {part}. {hint}") from error
-            retry.sleep(2.0 ** (failures - 1))
+            time.sleep(2.0 ** (failures - 1))
     verify(part, archive)
     part.replace(path)
     note.unlink(missing_ok=True)
@@ -95,8 +79,6 @@ def fetch(archive: Archive, url: str, path: Path, hint: str, retry: RetryPolicy)
 
 def _receive(client: httpx.Client, archive: Archive, url: str, part: Path, note: Path, hint: str) -> None:
     """Receives what is missing over one connection; ConnectionError where another one may get more."""
-    from tqdm import tqdm
-
     start, (known_url, _, version) = _length(part), (note.read_text() if note.is_file() else "").partition("\n")
     headers = {"Accept-Encoding": "identity"}  # offsets in a compressed transfer would be those of another file
     if start and (archive.checksum or (url == known_url and version)):
@@ -152,17 +134,16 @@ def verify(path: Path, archive: Archive) -> None:
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             digest.update(chunk)
-    if digest.hexdigest() != wanted:
+    if (found := digest.hexdigest()) != wanted:
         kept = path.replace(path.with_name(f"{archive.name}.wrong"))
-        which = f"the {algorithm} {digest.hexdigest()} and should have {wanted}"
-        raise DownloadError(f"{path} has {which}. It is kept as {kept}: try again, or another link with --url.")
+        what = f"{path} has the {algorithm} {found} and should have {wanted}"
+        raise DownloadError(f"{what}. It is kept as {kept}: try again, or another link with --url.")
 
 
 def unpack(path: Path, root: Path, names: Collection[str], *, max_bytes: float, max_files: int = 100_000) -> None:
     """Unpacks folders, at an archive's top or in one folder around everything, into `root`, each whole or not at all.
 
-    Raises:
-        DownloadError: It is damaged or no archive, lacks a folder, holds links, or has more bytes or files than it may.
+    A `DownloadError` where it is damaged, lacks a folder, holds links, or has more bytes or files than it may.
     """
     staging = root / f".{path.name}.unpacking"
     shutil.rmtree(staging, ignore_errors=True)
@@ -188,8 +169,6 @@ def _wanted_members(
     tar: tarfile.TarFile, names: Collection[str], max_bytes: float, max_files: int
 ) -> Iterator[tarfile.TarInfo]:
     """The files and folders in the named folders, with paths that begin with these; tarfile.TarError for others."""
-    from tqdm import tqdm
-
     size = 0
     for count, member in enumerate(tqdm(tar, desc="Unpacking", unit=" files", disable=None)):
         size += abs(member.size)

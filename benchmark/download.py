@@ -1,7 +1,5 @@
 """`python -m benchmark.download`: puts datasets into place, checked and whole, once their licence is accepted."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shutil
@@ -12,29 +10,24 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ast_hf.errors import ASTError
-from benchmark.archives import Archive, DownloadError, RetryPolicy, fetch, load_archives, unpack, verify
+from benchmark.archives import Archive, DownloadError, fetch, load_archives, unpack, verify
 from benchmark.datasets import DATASETS, dataset_folder
 
 _LOG = logging.getLogger("benchmark")
 
 
-def main(arguments: Sequence[str] | None = None, retry: RetryPolicy | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; gives 0, 1 where a dataset failed, 2 where a licence is not accepted, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.download", description=__doc__.partition(": ")[2])
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help="mvtec_ad, visa, ...: see --list")
-    parser.add_argument(
-        "--data-root",
-        type=lambda text: Path(text).expanduser(),
-        default=Path("data"),
-        help="folder that holds the datasets",
-    )
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder that holds the datasets")
     parser.add_argument("--categories", nargs="+", default=[], help="categories to get (default: all)")
     parser.add_argument("--accept-license", action="store_true", help="accept the licences without being asked")
     parser.add_argument("--url", help="another link to the same archive; its checksum still applies")
     parser.add_argument("--keep-archive", action="store_true", help="keep the archive after unpacking")
     parser.add_argument("--list", action="store_true", help="say what there is, and under what licence")
-    parser.set_defaults(retry=retry or RetryPolicy())
     options = parser.parse_args(arguments)
+    options.data_root = options.data_root.expanduser()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if options.list or not options.datasets:
         sys.stdout.write("".join(f"{how_to_get(dataset)}\n" for dataset in options.datasets or DATASETS))
@@ -119,7 +112,7 @@ def _get(dataset: str, archive: Archive, names: list[str], root: Path, options: 
         verify(path, archive)
     else:
         hint = f"Links change: give one from {DATASETS[dataset].download_page} with --url, or put the file at {path}."
-        fetch(archive, options.url or archive.url, path, hint, options.retry)
+        fetch(archive, options.url or archive.url, path, hint)
     if not archive.checksum.startswith("sha256"):
         _LOG.warning("%s: only its %s", path, "MD5 is known" if archive.checksum else "size and format are checked")
     unpack(path, root, names, max_bytes=4 * archive.expansion * path.stat().st_size)

@@ -5,26 +5,24 @@ The demonstrations and all pictures are drawn (`benchmark.synthetic`), so none o
 of the libraries give the same bytes.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import logging
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
 import torch
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 
 import ast_hf
 from ast_hf import ASTDetector, ASTDetectorConfig, TrainingRecipe
 from ast_hf.config import PRETRAINED
 from ast_hf.data import Sample
 from ast_hf.files import write_atomic
+from ast_hf.metrics import image_auroc
 from ast_hf.training.features import prepare
 from ast_hf.training.fitting import fit_depth_range
 from ast_hf.training.trainer import build, calibrate, fit, train
@@ -35,28 +33,20 @@ _LOG = logging.getLogger(__name__)
 _ASSETS = Path(ast_hf.__file__).parent / "assets"
 _RECIPE = TrainingRecipe.preset("compact")
 _BOTTLE = "ast-mvtec-bottle"
-_LICENCE = """\
-The weights in this folder were learnt from the good parts of "bottle" of the MVTec AD dataset (209 training pictures):
-
-Paul Bergmann, Michael Fauser, David Sattlegger, Carsten Steger: MVTec AD - A Comprehensive Real-World Dataset for
-Unsupervised Anomaly Detection, CVPR 2019. Copyright MVTec Software GmbH.
-
-Like the data they are under the Creative Commons licence Attribution-NonCommercial-ShareAlike 4.0 International
-(CC BY-NC-SA 4.0, https://creativecommons.org/licenses/by-nc-sa/4.0/): not for commercial use. The rest of the package
-is under the Apache License 2.0.
-"""
 _TRAIN, _HELD_OUT, _GOOD, _EACH = 128, 40, 24, 8  # drawn parts to train on, to calibrate with, and to test on
 _FIRST_EXAMPLE = 901  # none of the parts above; part 900 is of the one in twenty that give a false alarm
 
 
-@dataclass(frozen=True)
-class Demonstration:
+class Demonstration(NamedTuple):
     """A detector that comes with the package, and the defect of its example pictures."""
 
     name: str
     category: str
     defect: str
     modality: str = "rgb"
+
+    def draw(self, numbers: range, defect: str | None = None) -> list[Sample]:
+        return [Sample(part.rgb, part.xyz) for part in (draw_part(self.category, i, defect) for i in numbers)]
 
 
 DEMONSTRATIONS = (
@@ -68,7 +58,7 @@ DEMONSTRATIONS = (
 
 def make_detector(demonstration: Demonstration, train: int = _TRAIN, held_out: int = _HELD_OUT) -> ASTDetector:
     """Trains a demonstration detector on so many drawn good parts, and calibrates it on others."""
-    samples = _draw(demonstration, range(train + held_out))
+    samples = demonstration.draw(range(train + held_out))
     config = fit_depth_range(ASTDetectorConfig.preset("compact", modality=demonstration.modality), samples)
     detector = build(config, 0, backbone_weights=PRETRAINED)
     prepared = prepare(detector, samples)
@@ -80,31 +70,31 @@ def make_detector(demonstration: Demonstration, train: int = _TRAIN, held_out: i
 def make_bottle(data_root: Path, folder: Path) -> None:
     """Trains and calibrates `ast-mvtec-bottle` as a user would, and writes it with the licence of its data."""
     category, facts = load_category("mvtec_ad", "bottle", data_root), DATASETS["mvtec_ad"]
+    licence = (_ASSETS / "checkpoints" / _BOTTLE / "LICENSE").read_bytes()
     detector = train(ASTDetectorConfig.preset("compact"), category.train, _RECIPE, device="cpu", cache_folder=False)
     found = detector.predict([sample.image for sample in category.test])
-    auroc = roc_auc_score([sample.label for sample in category.test], [prediction.score for prediction in found])
+    auroc = image_auroc([prediction.score for prediction in found], [sample.label for sample in category.test])
     detector.metrics = {
         "dataset": facts.name, "category": category.name, "preset": "compact", "seeds": [0],
         "title": facts.title, "licence": facts.hub_licence, "limit": facts.limit,
-        "figures": {"image_auroc": float(auroc)},
+        "figures": {"image_auroc": auroc},
         "protocol": "A tenth of the good parts was held out for the threshold.",
     }  # fmt: skip
     detector.save_pretrained(folder, include_backbone=False, half_precision=True)
-    write_atomic(folder / "LICENSE", _LICENCE.encode())
+    write_atomic(folder / "LICENSE", licence)
     _LOG.info("%s: image AUROC %.4f", folder.name, auroc)
 
 
 def measure(detector: ASTDetector, demonstration: Demonstration) -> tuple[float, float, float]:
     """Image AUROC on drawn parts, and the shares of good and of defective ones above the threshold."""
     start = _TRAIN + _HELD_OUT
-    good = _draw(demonstration, range(start, start + _GOOD))
-    kinds = next(kinds for (_, category), kinds in DEFECTS.items() if category == demonstration.category)
-    numbers = range(start + _GOOD, start + _GOOD + _EACH)
-    samples = [*good, *(sample for kind in kinds for sample in _draw(demonstration, numbers, kind))]
+    samples = demonstration.draw(range(start, start + _GOOD))
+    for kind in next(kinds for (_, category), kinds in DEFECTS.items() if category == demonstration.category):
+        samples += demonstration.draw(range(start + _GOOD, start + _GOOD + _EACH), kind)
     found = detector.predict([s.image for s in samples], [s.points for s in samples])
-    above = np.array([prediction.is_anomalous for prediction in found])
-    auroc = roc_auc_score(np.arange(len(found)) >= len(good), [prediction.score for prediction in found])
-    return float(auroc), float(above[: len(good)].mean()), float(above[len(good) :].mean())
+    above, defective = np.array([prediction.is_anomalous for prediction in found]), np.arange(len(found)) >= _GOOD
+    auroc = image_auroc([prediction.score for prediction in found], defective)
+    return auroc, float(above[~defective].mean()), float(above[defective].mean())
 
 
 def write_examples(folder: Path, demonstration: Demonstration) -> None:
@@ -124,7 +114,6 @@ def write_examples(folder: Path, demonstration: Demonstration) -> None:
 
 
 def main() -> int:
-    """Runs the command line and gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.embedded", description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=_ASSETS, help="default: the package's own assets")
     parser.add_argument("--data-root", type=Path, help=f"folder of the datasets: also make {_BOTTLE}")
@@ -132,9 +121,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(1)  # sums in another order would be other bytes
     for demonstration in DEMONSTRATIONS:
-        model = make_detector(demonstration)
         folder = options.output / "checkpoints" / demonstration.name
-        model.save_pretrained(folder, include_backbone=False, half_precision=True)
+        make_detector(demonstration).save_pretrained(folder, include_backbone=False, half_precision=True)
         # What is measured is what was saved, rounding included.
         figures = measure(ASTDetector.from_pretrained(folder, device="cpu"), demonstration)
         text = "%s: image AUROC %.3f, above the threshold %.2f of good and %.2f of defective parts"
@@ -143,11 +131,6 @@ def main() -> int:
     if options.data_root is not None:
         make_bottle(options.data_root, options.output / "checkpoints" / _BOTTLE)
     return 0
-
-
-def _draw(demonstration: Demonstration, numbers: range, defect: str | None = None) -> list[Sample]:
-    parts = [draw_part(demonstration.category, number, defect) for number in numbers]
-    return [Sample(part.rgb, part.xyz) for part in parts]
 
 
 if __name__ == "__main__":

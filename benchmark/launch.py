@@ -5,59 +5,53 @@ fault of the GPU or a lack of memory dies with the job. Which launcher it is mak
 Several runs may share one output folder: a job is locked while a worker has it, and another run waits for its result.
 """
 
-from __future__ import annotations
-
 import logging
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from ast_hf.errors import ASTError
 from benchmark.jobs import EXIT_BUSY, EXIT_RETRY, LOG_NAME, Job, job_folder, read_result, write_spec
 
 Status: TypeAlias = Literal["waiting", "running", "done", "failed"]
+POLL_SECONDS = 0.2  # between two looks at the workers
+BUSY_SECONDS = 2.0  # until a job that another run has is looked at again
+# Until a job that lacked memory is started again, twice that the next time, and so on: what took it needs time to end.
+RETRY_SECONDS = 15.0
 
 
 class LaunchError(ASTError, RuntimeError):
     """A launcher cannot be used, or cannot start a job."""
 
 
-@dataclass(frozen=True)
-class Handle:
-    """A worker that was started.
-
-    Attributes:
-        poll: Gives its exit status, or None while it waits or runs; `EXIT_RETRY` where it was lost with its machine.
-        stop: Ends it at once; nothing happens where it has ended.
-    """
-
-    poll: Callable[[], int | None]
-    stop: Callable[[], object]
+class Handle(NamedTuple):
+    poll: Callable[[], int | None]  # its exit status, or None before it has ended; EXIT_RETRY: lost with its machine
+    stop: Callable[[], object]  # ends it at once; nothing happens where it has ended
 
 
-class Launcher(ABC):
+_NO_WORKER = Handle(lambda: None, lambda: None)
+
+
+class Launcher:
     """Where workers run; `slots` is how many may be started at a time."""
 
     slots: int
 
-    @abstractmethod
     def start(self, arguments: Sequence[str], log: Path) -> Handle:
         """Starts Python with these arguments, its output added to `log`; raises `LaunchError` or `OSError`."""
+        raise NotImplementedError
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Gives back what the launcher holds; most hold nothing."""
 
 
 @dataclass
 class JobState:
-    """Where one job stands."""
-
     job: Job
     status: Status
-    handle: Handle = Handle(lambda: None, lambda: None)
+    handle: Handle = _NO_WORKER
     since: float = 0.0  # when (`time.monotonic`) it was started; of a waiting job, when it may be
     retries: int = 0  # how often it was put back after its worker was killed, lost, or out of memory
     seconds: float | None = None  # how long it took, where it was done in this run
@@ -73,13 +67,11 @@ class RunState:
     report: Callable[[str], object] = logging.getLogger(__name__).info
 
     @classmethod
-    def load(cls, output: Path, jobs: Iterable[Job]) -> RunState:
+    def load(cls, output: Path, jobs: Iterable[Job]) -> "RunState":
         """The jobs as the output folder has them: with a result they are done."""
-        states = [JobState(job, "waiting" if read_result(output, job) is None else "done") for job in jobs]
-        return cls(output, states)
+        return cls(output, [JobState(job, "done" if read_result(output, job) else "waiting") for job in jobs])
 
     def having(self, status: Status) -> list[JobState]:
-        """The jobs with this status."""
         return [state for state in self.jobs if state.status == status]
 
     def move(self, state: JobState, status: Status, reason: str = "") -> None:
@@ -96,22 +88,14 @@ def run_jobs(
     options: Sequence[str] = (),
     retries: int = 2,
     show: Callable[[], object] = lambda: None,
-    poll_seconds: float = 0.2,
-    busy_seconds: float = 2.0,
-    retry_seconds: float = 15.0,
 ) -> None:
-    """Runs every waiting job; failures are noted in the state.
+    """Runs every waiting job; failures are noted in the state, which is changed in place.
 
     Args:
-        run: Changed in place.
         launcher: Closed at the end. Where this function is left early, as by Ctrl-C, its workers are stopped.
         options: Of the worker's command line.
         retries: How often a job is started again whose worker was killed, lost, or out of memory.
         show: Called whenever the workers have been looked at.
-        poll_seconds: Between two looks at the workers.
-        busy_seconds: Until a job that another run has is looked at again.
-        retry_seconds: Until a job that lacked memory is started again, twice that the next time, and so on: what took
-            the memory is given time to end.
     """
     if done := run.having("done"):
         run.report(f"{len(done)} of {len(run.jobs)} jobs were done before")
@@ -119,10 +103,10 @@ def run_jobs(
         while run.having("waiting") or run.having("running"):
             _start_waiting(run, launcher, options)
             show()
-            time.sleep(poll_seconds)
+            time.sleep(POLL_SECONDS)
             for state in run.having("running"):
                 if (status := state.handle.poll()) is not None:
-                    _settle(run, state, status, retries, busy_seconds, retry_seconds)
+                    _settle(run, state, status, retries)
         show()
     finally:
         for state in run.having("running"):
@@ -134,7 +118,7 @@ def _start_waiting(run: RunState, launcher: Launcher, options: Sequence[str]) ->
     for state in sorted(run.having("waiting"), key=lambda state: state.since):
         if len(run.having("running")) >= launcher.slots or state.since > time.monotonic():
             return
-        if read_result(run.output, state.job) is not None:  # another run has done it meanwhile
+        if read_result(run.output, state.job):  # another run has done it meanwhile
             run.move(state, "done")
             continue
         try:
@@ -147,18 +131,16 @@ def _start_waiting(run: RunState, launcher: Launcher, options: Sequence[str]) ->
         run.move(state, "running")
 
 
-def _settle(
-    run: RunState, state: JobState, status: int, retries: int, busy_seconds: float, retry_seconds: float
-) -> None:
+def _settle(run: RunState, state: JobState, status: int, retries: int) -> None:
     """Notes how a worker ended, and puts its job back where another try may help."""
     now, reason = time.monotonic(), f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-    if status == 0 and read_result(run.output, state.job) is not None:
+    if status == 0 and read_result(run.output, state.job):
         state.seconds = now - state.since
         run.move(state, "done")
     elif status == EXIT_BUSY:
-        state.status, state.since = "waiting", now + busy_seconds
+        state.status, state.since = "waiting", now + BUSY_SECONDS
     elif (status == EXIT_RETRY or status < 0) and state.retries < retries:
-        state.since = now + retry_seconds * 2**state.retries * (status == EXIT_RETRY)
+        state.since = now + RETRY_SECONDS * 2**state.retries * (status == EXIT_RETRY)
         state.retries += 1
         run.move(state, "waiting", reason)
     else:

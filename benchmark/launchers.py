@@ -3,16 +3,14 @@
 On a cluster the project, its environment, the data and the output folder must have the same paths on every node.
 """
 
-from __future__ import annotations
-
+import contextlib
 import importlib
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +24,11 @@ _PROJECT = Path(__file__).resolve().parents[1]
 def make_launcher(
     name: str, output: Path, *, device: str | None, jobs_per_device: int, options: Mapping[str, Any]
 ) -> Launcher:
-    """One of `LAUNCHERS`.
+    """One of `LAUNCHERS` for the run in the folder `output`, with so many jobs at a time on a GPU (or the CPU).
 
-    Args:
-        name: Which.
-        output: The run's folder.
-        device: "cpu", "cuda" or "cuda:1"; all GPUs, or else the CPU, by default.
-        jobs_per_device: Jobs that share one GPU (or the CPU) at a time.
-        options: For ray: `address` (default "auto"), `gpus` and `cpus` a job. For slurm: `slots`, how many jobs are
-            submitted at a time, and submitit's parameters, such as `slurm_partition` or `timeout_min`.
-
-    Raises:
-        LaunchError: An option is unknown or wrong, or the launcher's package or cluster is not there.
+    Options for ray are `address` (default "auto"), `gpus` and `cpus` a job; for slurm `slots`, how many jobs are
+    submitted at a time, and submitit's parameters, such as `slurm_partition` or `timeout_min`. Raises a `LaunchError`
+    where an option is unknown or wrong, or the launcher's package or cluster is not there.
     """
     if name == "slurm":
         return SlurmLauncher(output / "slurm", options)
@@ -46,17 +37,6 @@ def make_launcher(
     if options:
         raise LaunchError("The local launcher takes no --launcher-options: use --device and --jobs-per-device.")
     return LocalLauncher(local_devices(device) * jobs_per_device)
-
-
-def parse_options(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Options by name; values are JSON, or else plain text."""
-    options: dict[str, Any] = {}
-    for name, text in pairs:
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text
-    return options
 
 
 def local_devices(device: str | None) -> list[str]:
@@ -82,27 +62,25 @@ class LocalLauncher(Launcher):
     def start(self, arguments: Sequence[str], log: Path) -> Handle:
         self._started = [(process, device) for process, device in self._started if process.poll() is None]
         device = next((Counter(self._devices) - Counter(device for _, device in self._started)).elements())
-        process = start_worker([*arguments, "--device", device], log, threads=self._threads)
+        process = start_worker([*arguments, "--device", device], log, OMP_NUM_THREADS=str(self._threads))
         self._started.append((process, device))
         return Handle(process.poll, lambda: end_process(process))
 
 
-def start_worker(arguments: Sequence[str], log: Path, *, threads: int | None = None) -> subprocess.Popen[bytes]:
+def start_worker(arguments: Sequence[str], log: Path, **defaults: str) -> subprocess.Popen[bytes]:
     """Starts Python as a process that ends with the one that started it, however that one ends.
 
     Its standard input is a pipe that nobody writes to: the worker takes the pipe's end for the end of its parent.
+    `defaults` are variables that the environment may have otherwise.
     """
     path = os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-    if threads is not None:
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, *arguments, "--with-parent"],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**defaults, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # Ctrl-C on the terminal is for the launcher alone, which then stops its workers
         )
 
@@ -112,10 +90,8 @@ def end_process(process: subprocess.Popen[bytes], grace_seconds: float = 5.0) ->
     for send in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
             process.send_signal(send)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace_seconds)
-            except subprocess.TimeoutExpired:
-                continue
 
 
 def work(arguments: Sequence[str], log: str) -> int:
@@ -152,16 +128,10 @@ class RayLauncher(Launcher):
 
     def start(self, arguments: Sequence[str], log: Path) -> Handle:
         ray, task = self._ray, self._task.remote([*arguments, *self._arguments], str(log))
-
-        def poll() -> int | None:
-            if not ray.wait([task], timeout=0)[0]:
-                return None
-            try:
-                return ray.get(task)
-            except ray.exceptions.RayError:  # the node or its memory is gone, not the job's fault
-                return EXIT_RETRY
-
-        return Handle(poll, lambda: ray.cancel(task, force=True))
+        return Handle(
+            lambda: _status(ray.wait([task], timeout=0)[0], lambda: ray.get(task), ray.exceptions.RayError),
+            lambda: ray.cancel(task, force=True),
+        )
 
     def close(self) -> None:
         self._ray.shutdown()
@@ -189,16 +159,16 @@ class SlurmLauncher(Launcher):
             job = self._executor.submit(work, list(arguments), str(log))
         except (self._errors.FailedJobError, self._errors.FailedSubmissionError) as error:
             raise LaunchError(f"sbatch refuses it ({error})") from error
+        lost = self._errors.UncompletedJobError  # preempted, timed out, or its node failed
+        return Handle(lambda: _status(job.done(), job.result, lost), lambda: job.cancel(check=False))
 
-        def poll() -> int | None:
-            if not job.done():
-                return None
-            try:
-                return int(job.result())
-            except self._errors.UncompletedJobError:  # preempted, timed out, or its node failed
-                return EXIT_RETRY
 
-        return Handle(poll, lambda: job.cancel(check=False))
+def _status(done: object, result: Callable[[], int], lost: type[Exception]) -> int | None:
+    """The exit status of a cluster's task, which raises `lost` where its machine is gone, not by the job's fault."""
+    try:
+        return int(result()) if done else None
+    except lost:
+        return EXIT_RETRY
 
 
 def _import_package(name: str, requirement: str) -> Any:

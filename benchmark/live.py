@@ -1,7 +1,5 @@
 """What a run shows on a terminal while it goes on: a live table under the lines that say what became of each job."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +16,7 @@ from benchmark.launch import RunState
 
 @contextlib.contextmanager
 def live_view(run: RunState, slots: int, *, quiet: bool) -> Iterator[Callable[[], object]]:
-    """Gives what `run_jobs` takes as `show`; the run then reports to the terminal, above the table.
-
-    Args:
-        run: The run to show.
-        slots: Jobs that run at a time, for the time left.
-        quiet: No table, even on a terminal.
-    """
+    """Gives what `run_jobs` takes as `show`; on a terminal the run then reports above the table, unless `quiet`."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda: None
@@ -42,13 +34,8 @@ def table_of(run: RunState, elapsed: float, slots: int) -> Group:
     for state in run.having("running"):
         progress = read_progress(run.output, state.job)
         stage, done, total, loss = (progress.get(name) for name in ("stage", "done", "total", "loss"))
-        table.add_row(
-            state.job.id,
-            stage or "starting",
-            f"{done}/{total}" if total else "",
-            "" if loss is None else f"{loss:.4g}",
-            _clock(time.monotonic() - state.since),
-        )
+        far, loss = f"{done}/{total}" if total else "", "" if loss is None else f"{loss:.4g}"
+        table.add_row(state.job.id, stage or "starting", far, loss, _clock(time.monotonic() - state.since))
     return Group(f"{words}   {_clock(elapsed)} so far{_left(run, slots)}", table)
 
 

@@ -1,7 +1,5 @@
 """From the command line's options to jobs: every dataset, category, modality, variant and seed that is there."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import logging
@@ -10,29 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from ast_hf.config import PRETRAINED, ASTDetectorConfig, TrainingRecipe, parse_overrides
-from ast_hf.errors import ASTError, ConfigError, DatasetError
+from ast_hf.errors import ASTError, ConfigError
 from ast_hf.files import home
-from benchmark.datasets import DATASETS, hub, list_categories, missing_categories
-from benchmark.datasets import folder as folder_reader
+from benchmark.datasets import DATASETS, hub, list_categories, load_category, missing_categories
 from benchmark.download import how_to_get
-from benchmark.jobs import Job
+from benchmark.jobs import AST, RANDOM_TRUNK, RAW_PATCHES, VARIANTS, Job
 from benchmark.synthetic import write_synthetic
-from benchmark.variants import AST, VARIANTS, variants_of
 
 _LOG = logging.getLogger("benchmark")
+# What means nothing for a modality: without depth there is no mask, and without a picture no trunk.
+_WITHOUT = {"rgb": {"no mask"}, "depth": {RANDOM_TRUNK, RAW_PATCHES}, "rgb+depth": set[str]()}
 
 
 def plan(options: argparse.Namespace) -> list[Job]:
     """The jobs that the options of `run.parser` ask for; what is missing of the datasets is logged.
 
-    Raises:
-        ASTError: A dataset, category or setting is not known, or nothing is there.
+    Raises an ASTError where a dataset, category or setting is not known, or nothing is there.
     """
     synthetic = options.data == "synthetic"
     data_root = write_synthetic(home() / "synthetic") if synthetic else options.data_root
     datasets = options.datasets or [name for name, facts in DATASETS.items() if facts.categories]
     if not synthetic:
-        report_missing(datasets, data_root)
+        _report_missing(datasets, data_root)
     if options.good and "folder" not in datasets:
         raise ConfigError("--good names the good parts of a folder of your own: it needs --datasets folder.")
     common = {"data": options.data, **_backbone(options.backbone_weights)}
@@ -49,8 +46,7 @@ def plan(options: argparse.Namespace) -> list[Job]:
     return list({job.id: job for job in jobs}.values())
 
 
-def report_missing(datasets: Sequence[str], data_root: Path) -> None:
-    """Logs what of the official data is not there, how to get it, and under which licence."""
+def _report_missing(datasets: Sequence[str], data_root: Path) -> None:
     for dataset in datasets:
         official = DATASETS[dataset].categories
         missing = missing_categories(dataset, data_root) if official and data_root.is_dir() else official
@@ -64,15 +60,16 @@ def _settings(dataset: str, options: argparse.Namespace) -> Iterator[dict[str, A
     facts, asked = DATASETS[dataset], options.ablations
     # Drawn data need no large model, and the presets of the paper would take days where there is no GPU.
     preset = options.preset or ("compact" if options.data == "synthetic" else facts.preset)
+    ablations = set() if asked is None else set(asked or VARIANTS)
     for modality in facts.modalities:
         if options.modalities and modality not in options.modalities:
             continue
         plain = _configure(preset, options, modality, AST)
-        for variant in variants_of(modality):
-            if variant != AST and (asked is None or variant not in (asked or VARIANTS)):
+        for variant in VARIANTS:
+            if variant != AST and variant not in ablations - _WITHOUT[modality]:
                 continue
             changed = _configure(preset, options, modality, variant)
-            if variant != AST and VARIANTS[variant] and changed == plain:
+            if VARIANTS[variant] and changed == plain:
                 continue  # the settings are this variant already
             yield {**changed, "preset": preset, "variant": variant}
 
@@ -106,7 +103,7 @@ def _categories(dataset: str, data_root: Path, good: str, options: argparse.Name
     elif data_root.is_dir():
         present, known = list_categories(dataset, data_root, good), DATASETS[dataset].categories
         if dataset == "folder" and not present:
-            raise DatasetError(folder_reader.explain_missing(data_root))
+            load_category(dataset, "", data_root, good)  # whose error says what there is instead
         elsewhere = {category for facts in DATASETS.values() for category in facts.categories}.difference(known)
         for category in options.categories or present:
             if category in present:

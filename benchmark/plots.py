@@ -1,20 +1,42 @@
-"""ROC curves and score histograms, drawn with matplotlib's objects alone: no pyplot, no state beside the picture."""
+"""Pictures of a run: ROC curves, score histograms, and sheets of heat maps.
 
-from __future__ import annotations
+Drawn with matplotlib's objects alone: no pyplot, no state beside the picture.
+"""
 
 import csv
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
+from PIL import Image
 from sklearn.metrics import auc, roc_curve
+from torch import Tensor
 
+from ast_hf.config import DEFAULT_FALSE_POSITIVE_RATE
+from ast_hf.data.images import read_image
+from ast_hf.data.transforms import upsample_map
+from ast_hf.files import write_atomic
+from ast_hf.inference.calibration import upper_bound
+from ast_hf.inference.visualize import overlay
+from benchmark.datasets import LabelledSample
+
+SHEET_NAME = "heat_maps.png"
 # Okabe and Ito's palette, which the colour-blind can tell apart; a second round is dashed.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_SIDE = 400  # pixels of the longer side that is drawn
+
+
+def write_png(path: Path, figure: Figure, dpi: int) -> None:
+    """Draws a figure into a file; the same figure gives the same bytes."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+    write_atomic(path, png.getvalue())
 
 
 class Scores(NamedTuple):
@@ -85,3 +107,49 @@ def score_histograms(parts: Mapping[str, Scores], title: str) -> Figure:
             named["calibrated threshold"] = axes.axvline(part.threshold, color="black", linestyle="--", linewidth=1.2)
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def write_sheet(path: Path, samples: Sequence[LabelledSample], anomaly_maps: Tensor, bits: int | None = None) -> None:
+    """Draws some of N test parts by their maps (N, h, w) into a PNG: eight defects, each kind in turn, four good ones.
+
+    All are on one scale: the map value that one good test part in twenty exceeds, for drawing alone, as no figure
+    depends on it. The tables' detectors train on every good image, so there are no held-out ones to take it from.
+    `bits` is the detector's `image_bits`. Raises a DatasetError where a mask does not fit its picture.
+    """
+    peaks = [float(one.max()) for one, sample in zip(anomaly_maps, samples, strict=True) if not sample.label]
+    scale = max(upper_bound(sorted(peaks), DEFAULT_FALSE_POSITIVE_RATE), 1e-12)
+    chosen = choose(samples, defects=8, good=4)
+    rows = -(-len(chosen) // 2)  # two parts side by side, so that the sheet is not a tower
+    figure = Figure(figsize=(12, 2.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, 6, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for place, index in enumerate(chosen):
+        sample = samples[index]
+        picture = read_image(sample.image, bits=bits)
+        truth = Image.new("L", picture.size, 127)  # where a defect has no mask
+        if sample.masks or not sample.label:
+            truth = Image.fromarray(sample.mask((picture.height, picture.width)).astype(np.uint8) * 255)
+        picture.thumbnail((_SIDE, _SIDE))
+        full = upsample_map(anomaly_maps[index], (picture.height, picture.width)).numpy()
+        titles = (f"{sample.defect} {sample.image.stem}"[:28], "mask", "AST")
+        for column, shown in enumerate((picture, truth, overlay(picture, full, scale))):
+            axes = grid[place // 2, 3 * (place % 2) + column]
+            axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
+            axes.set_title(titles[column], fontsize=8)
+    write_png(path, figure, dpi=110)
+
+
+def choose(samples: Sequence[LabelledSample], defects: int, good: int) -> list[int]:
+    """Indices to draw: the kinds of defect in turn, each spread over its parts, then good parts."""
+    kinds: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        kinds.setdefault(sample.defect if sample.label else "", []).append(index)
+    fine = kinds.pop("", [])
+    each = -(-defects // max(len(kinds), 1))
+    turns = zip_longest(*(_spread(indices, each) for indices in kinds.values()))
+    return [i for turn in turns for i in turn if i is not None][:defects] + _spread(fine, good)
+
+
+def _spread(indices: Sequence[int], count: int) -> list[int]:
+    return [indices[round(i)] for i in np.linspace(0, len(indices) - 1, min(count, len(indices)))]

@@ -1,7 +1,5 @@
 """`python -m benchmark.push RESULTS --org ORG`: uploads the detectors of a benchmark run to the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
@@ -17,10 +15,9 @@ from ast_hf.files import write_atomic
 from ast_hf.hub.checkpoint import CONFIG_NAME
 from ast_hf.hub.client import client, explained
 from ast_hf.hub.model_card import PICTURE_NAME
-from benchmark.datasets import DATASETS, checkpoint_name
-from benchmark.heatmaps import SHEET_NAME
-from benchmark.jobs import MODEL_NAME, RESULT_NAME
-from benchmark.variants import AST
+from benchmark.datasets import DATASETS
+from benchmark.jobs import AST, MODEL_NAME, RESULT_NAME
+from benchmark.plots import SHEET_NAME
 
 _LOG = logging.getLogger("benchmark")
 
@@ -66,12 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def plan_pushes(results: Path, *, all_modalities: bool = False) -> dict[str, Push]:
     """What to push, by name: of each category the lowest seed's detector, with the figures of all seeds.
 
-    Args:
-        results: Output folder of a benchmark run (jobs/*/result.json, jobs/*/model), or folder of a checkpoint.
-        all_modalities: Of 3D data also the detectors of pictures or scans alone.
-
-    Raises:
-        CheckpointError: There is nothing to push, or a category has several kinds of detector.
+    `results` is a run's output folder (jobs/*/result.json, jobs/*/model), or the folder of a checkpoint. Raises a
+    `CheckpointError` where there is nothing to push, or a category has several kinds of detector.
     """
     if (results / CONFIG_NAME).is_file():
         return {results.resolve().name: Push(results, None, [results / PICTURE_NAME])}
@@ -90,14 +83,13 @@ def plan_pushes(results: Path, *, all_modalities: bool = False) -> dict[str, Pus
 
 
 def _name(result: dict[str, Any], all_modalities: bool) -> str | None:
-    """The name for a job's detector, or None where it is not to be pushed."""
     job, facts = result["job"], DATASETS[result["job"]["dataset"]]
     modality = job["config"]["modality"]
     alone = f"-{modality}" * (modality != facts.modalities[0])
     missing = job["variant"] != AST or not (result["folder"] / MODEL_NAME / CONFIG_NAME).is_file()
     if not facts.categories or missing or (alone and not all_modalities):
         return None
-    return checkpoint_name(job["dataset"], job["category"]) + alone + "-synthetic" * (job["data"] == "synthetic")
+    return facts.checkpoint_prefix + job["category"] + alone + "-synthetic" * (job["data"] == "synthetic")
 
 
 def _push_of(name: str, group: list[dict[str, Any]]) -> Push:

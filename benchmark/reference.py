@@ -5,8 +5,6 @@ of `efficientnet_pytorch` where that is installed, the teacher computed anew at 
 fetched at every step, and holes filled pixel by pixel.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import importlib.util

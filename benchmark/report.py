@@ -1,8 +1,5 @@
 """What a run leaves to be read: tables (Markdown, LaTeX, CSV), a receipt, plots, and report.md that holds them all."""
 
-from __future__ import annotations
-
-import io
 import json
 import logging
 import re
@@ -15,8 +12,7 @@ from typing import Any
 from ast_hf.data.folders import mark_output
 from ast_hf.files import write_atomic
 from ast_hf.results import csv_line
-from benchmark.heatmaps import SHEET_NAME
-from benchmark.plots import read_scores, roc_curves, score_histograms
+from benchmark.plots import SHEET_NAME, read_scores, roc_curves, score_histograms, write_png
 from benchmark.tables import HEADLINE, Group, Table, group_results, tables_of
 
 _LEGEND = """In percent: mean ± sample standard deviation over seeds; in average rows, over the averages of each seed.
@@ -29,8 +25,7 @@ _TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
 def write_report(output: Path, results: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]] = ()) -> str:
     """Writes tables.md (and gives its text), tables.tex, results.csv, receipt.json, plots/ and report.md to `output`.
 
-    `results` is what `jobs.read_result` gives of finished jobs. `expected` holds `Job.to_dict()` of all jobs of the
-    run, with their "id", so that what is missing shows.
+    `results` is what `jobs.read_result` gives of finished jobs; `expected` the fields of all, with their "id".
     """
     groups = group_results(results, expected)
     tables = [table for group in groups for table in tables_of(group)]
@@ -113,8 +108,7 @@ def _pictures(output: Path, group: Group, earlier: Sequence[Group]) -> list[str]
     if parts:
         mark_output(output / "plots")
         for kind, draw in (("scores", score_histograms), ("roc", roc_curves)):
-            path, png = f"plots/{kind}_{name}.png", io.BytesIO()
-            draw(parts, group.title).savefig(png, format="png", dpi=150, metadata={"Software": None})
-            write_atomic(output / path, png.getvalue())
+            path = f"plots/{kind}_{name}.png"
+            write_png(output / path, draw(parts, group.title), dpi=150)
             lines.insert(0, f"![{kind}, {group.title}]({path})")
     return [f"### {group.title}", *lines] if lines else []

@@ -4,39 +4,33 @@ Every finished job leaves a result file; a run that is started again goes on whe
 output folder, on one machine or on several.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
+import json
 import logging
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ast_hf.config import PRESETS, PRETRAINED
 from ast_hf.errors import ASTError
 from ast_hf.files import check_folder
 from benchmark.datasets import DATASETS
-from benchmark.jobs import forget, read_result
+from benchmark.jobs import AST, VARIANTS, forget, read_result
 from benchmark.launch import Launcher, RunState, describe_failures, run_jobs
-from benchmark.launchers import LAUNCHERS, make_launcher, parse_options
-from benchmark.variants import AST, VARIANTS
+from benchmark.launchers import LAUNCHERS, make_launcher
 
 _LOG = logging.getLogger("benchmark")
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None, *, launcher: Launcher | None = None) -> int:
-    """Runs the command line.
+    """Runs the command line, by another launcher than it names where one is given.
 
-    Args:
-        arguments: Those of the process, by default.
-        launcher: Another one than the options name.
-
-    Returns:
-        The exit status: 0, or 1 where a job failed or the report could not be written, 2 where nothing could be
-        started, 130 after Ctrl-C; what was finished is reported in any case.
+    Gives the exit status: 1 where a job failed or the report could not be written, 2 where nothing could be started,
+    130 after Ctrl-C, else 0; what was finished is reported in any case.
     """
     command = parser()
     options = command.parse_args(arguments)
@@ -64,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, *, launcher: Launcher | None = 
             expected = [{"id": job.id, **dataclasses.asdict(job)} for job in jobs]
             sys.stdout.write(write_report(options.output, results, expected) + "\n")
             _LOG.info("The report is %s.", options.output / "report.md")
-            store_detectors(options.output)
+            _store_detectors(options.output)
     except OSError as error:
         _LOG.error("The report could not be written to %s: %s. Start the run again.", options.output, error)
         status = status or 1
@@ -73,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, *, launcher: Launcher | None = 
     return status or (1 if run.having("failed") else 0)
 
 
-def store_detectors(output: Path) -> None:
+def _store_detectors(output: Path) -> None:
     """Puts each category's detector (of the lowest seed) where `from_pretrained("ast-mvtec-bottle")` finds it."""
     from ast_hf.hub import store
     from benchmark.push import plan_pushes
@@ -91,17 +85,12 @@ def _run(run: RunState, launcher: Launcher | None, options: argparse.Namespace) 
     """Runs what is waiting; 130 where Ctrl-C or a polite end (SIGTERM) stopped it, else 0."""
     from benchmark.live import live_view
 
-    worker_options = ["--deterministic"] if options.deterministic else []
-    if options.timeout:
-        worker_options += ["--timeout", str(60 * options.timeout)]
-    launcher = launcher or make_launcher(
-        options.launcher,
-        options.output,
-        device=options.device,
-        jobs_per_device=options.jobs_per_device,
-        options=parse_options(options.launcher_options),
-    )
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    worker_options = ["--deterministic"] * options.deterministic
+    worker_options += ["--timeout", str(60 * options.timeout)] if options.timeout else []
+    where = {"device": options.device, "jobs_per_device": options.jobs_per_device}
+    more = dict(options.launcher_options)
+    launcher = launcher or make_launcher(options.launcher, options.output, **where, options=more)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with live_view(run, launcher.slots, quiet=options.quiet) as show:
             run_jobs(run, launcher, options=worker_options, retries=options.retries, show=show)
@@ -113,10 +102,6 @@ def _run(run: RunState, launcher: Launcher | None, options: argparse.Namespace) 
     return 0
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
@@ -124,8 +109,16 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _option(text: str) -> tuple[str, Any]:
+    """A name with a value of JSON, or else of plain text."""
+    name, value = _pair(text)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def parser() -> argparse.ArgumentParser:
-    """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.run", description=__doc__.partition("\n")[0])
     what = parser.add_argument_group("what to run")
     which = what.add_mutually_exclusive_group(required=True)
@@ -133,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--all", action="store_true", help="all benchmarks, as far as their data are there")
     which.add_argument("--datasets", nargs="+", choices=list(DATASETS), help=text)
     what.add_argument("--categories", nargs="+", help="these categories only")
-    modalities = ["rgb+depth", "rgb", "depth"]
+    modalities = DATASETS["mvtec_3d_ad"].modalities
     what.add_argument("--modalities", nargs="+", choices=modalities, help="of 3D data (default: all)")
     what.add_argument("--seeds", nargs="+", type=int, default=[0], help="one detector a seed (default: 0)")
     ablations = [name for name in VARIANTS if name != AST]
@@ -155,7 +148,8 @@ def parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how to run")
     how.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder for all results")
     how.add_argument("--launcher", choices=LAUNCHERS, default="local", help="where the jobs run (default: local)")
-    how.add_argument("--launcher-options", nargs="+", type=_pair, default=[], metavar="NAME=VALUE", help="of ray/slurm")
+    text = "of ray/slurm"
+    how.add_argument("--launcher-options", nargs="+", type=_option, default=[], metavar="NAME=VALUE", help=text)
     how.add_argument("--device", help="cpu, cuda, cuda:1 (default: all GPUs, or the CPU)")
     how.add_argument("--jobs-per-device", type=int, default=1, metavar="N", help="jobs that share one (default: 1)")
     how.add_argument("--retries", type=int, default=2, help="for jobs that were killed or lost (default: 2)")

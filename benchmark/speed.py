@@ -3,8 +3,6 @@
 Runtimes and reference have a process each and take turns, so that what else the machine does falls on all of them.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -59,24 +57,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = command.parse_args(arguments)
     if options.peers and util.find_spec("anomalib") is None:
         command.error("--peers needs the package anomalib: pip install anomalib.")
-    device = default_device(options.device)
+    try:
+        results = _measure_presets(options)
+    except ASTError as error:
+        command.error(str(error))
+    if options.output:
+        write_atomic(options.output, json.dumps(results, indent=1).encode())
+
+
+def _measure_presets(options: argparse.Namespace) -> dict[str, Any]:
+    device, results = default_device(options.device), []
     openvino = device.type == "cpu" and util.find_spec("openvino") is not None
     runtimes = options.runtimes or (["torch", "openvino"] if openvino else ["torch"])
-    contenders, results = [*runtimes, REFERENCE, *[ANOMALIB] * options.peers], []
+    contenders = [*runtimes, REFERENCE, *[ANOMALIB] * options.peers]
     for preset in options.preset:
-        try:
-            config = ASTDetectorConfig.preset(preset, **parse_overrides(options.set)[0])
-            measurements = measure(config, contenders, device, max(options.rounds, 1), training=not options.no_training)
-        except ASTError as error:
-            command.error(str(error))
+        config = ASTDetectorConfig.preset(preset, **parse_overrides(options.set)[0])
+        measurements = measure(config, contenders, device, max(options.rounds, 1), training=not options.no_training)
         Console().print(table(f"{preset}, {versions(device)['device']}", measurements, contenders))
         results.append({"preset": preset, "measurements": [asdict(m) for m in measurements]})
-    if options.output:
-        write_atomic(options.output, json.dumps({**versions(device), "results": results}, indent=1).encode())
+    return {**versions(device), "results": results}
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.speed", description=__doc__.partition(": ")[2])
     presets = sorted(name for name in PRESETS if not ASTDetectorConfig.preset(name).uses_depth)
     parser.add_argument(
@@ -99,11 +101,7 @@ def parser() -> argparse.ArgumentParser:
 def measure(
     config: ASTDetectorConfig, contenders: Sequence[str], device: torch.device, rounds: int, *, training: bool
 ) -> list[Measurement]:
-    """Measures one configuration with random weights.
-
-    Raises:
-        RuntimeUnavailableError: A runtime's package is missing, or it is not for the device.
-    """
+    """Measures one configuration with random weights; raises `RuntimeUnavailableError` as the runtimes do."""
     measurements, spawn = [], multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:  # not here: children inherit the peak of our memory

@@ -1,7 +1,5 @@
 """What `benchmark.speed` times, by each contender: one of our runtimes, the reference, or anomalib's detectors."""
 
-from __future__ import annotations
-
 import functools
 import resource
 import sys

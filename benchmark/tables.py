@@ -1,18 +1,17 @@
-"""Rows and cells: results grouped by their settings, beside the published figures."""
-
-from __future__ import annotations
+"""Rows and cells: results grouped by their settings, beside published figures and their sources (published.json)."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from ast_hf.config import PRESETS, ASTDetectorConfig, TrainingRecipe
 from benchmark.datasets import DATASETS
-from benchmark.published import Published, context, published
-from benchmark.variants import AST, VARIANTS
+from benchmark.jobs import AST, VARIANTS
 
 HEADLINE = "image_auroc"
 # Figures in the order of the tables. Of the first seven the first five there are stand beside the paper.
@@ -34,6 +33,54 @@ _NOT_SETTINGS = (
 
 
 @dataclass(frozen=True)
+class Published:
+    """One published figure in percent; without a category it is the mean over all."""
+
+    dataset: str
+    modality: str
+    figure: str
+    value: float
+    std: float | None  # over runs
+    source: str
+    verified: bool  # read in `source`, or in the notes that it names; or else kept in memory
+    by: str  # whose run it is
+    category: str | None = None
+    variant: str = AST
+    method: str = AST
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f}" + (f" ± {self.std}" if self.std else "") + "†" * (not self.verified)
+
+
+def published(
+    dataset: str, modality: str, figure: str, category: str | None = None, *, variant: str = AST
+) -> Published | None:
+    """AST's published figure, by default its mean over all categories; None where none is known."""
+    return read_published()[0].get((dataset, modality, figure, category, variant, AST))
+
+
+def context(dataset: str, modality: str) -> tuple[list[Published], list[str]]:
+    """Means over all categories that other methods reach, and what to know: where AST is behind, or in doubt."""
+    here, (figures, notes) = (dataset, modality), read_published()
+    others = [p for p in figures.values() if (p.dataset, p.modality) == here and p.method != AST]
+    return others, [note["text"] for note in notes if (note["dataset"], note["modality"]) == here]
+
+
+@cache
+def read_published() -> tuple[dict[tuple[str | None, ...], Published], list[dict[str, str]]]:
+    """All of published.json: the figures by what they are of, and the notes, which name their dataset and modality."""
+    content = json.loads(Path(__file__).with_name("published.json").read_text())
+    figures: dict[tuple[str | None, ...], Published] = {}
+    for group in content["groups"]:
+        shared = {k: v for k, v in group.items() if k not in ("key", "values")}
+        for name, printed in group["values"].items():
+            shared["value"], shared["std"] = printed if isinstance(printed, list) else (printed, None)
+            p = Published(**shared, **({} if name == "average" else {group["key"]: name}))
+            figures[p.dataset, p.modality, p.figure, p.category, p.variant, p.method] = p
+    return figures, content["notes"]
+
+
+@dataclass(frozen=True)
 class Table:
     """Text in cells; where `has_average`, the last row is one."""
 
@@ -50,7 +97,7 @@ class Group:
 
     title: str
     settings: Mapping[str, Any]
-    official: tuple[str, ...]  # all categories of the dataset; none for a user's own data
+    official: Sequence[str]  # all categories of the dataset; none for a user's own data
     results: list[Mapping[str, Any]]
 
     def categories(self, variant: str = AST, having: str | None = None) -> list[str]:

@@ -4,8 +4,6 @@ The exit status tells the launcher what to do: 0 the result is there, 1 the job 
 `EXIT_BUSY` another worker has it, `EXIT_RETRY` another try may succeed.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import faulthandler
@@ -16,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import filelock
@@ -28,7 +26,6 @@ _LOG = logging.getLogger("benchmark.worker")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the worker's command line; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.worker", description=__doc__.partition("\n")[0])
     parser.add_argument("spec", type=Path, help="job.json in its folder of a run")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
@@ -66,7 +63,7 @@ def _attempt(job: Job, output: Path, *, device: str | None, deterministic: bool)
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     try:
-        run_job(job, output, device=device, progress=ProgressFile(folder))
+        run_job(job, output, device=device, progress=progress_file(folder))
     except Exception as error:  # the process's last line of defence: whatever it was is written down, and is its end
         _LOG.exception("%s", type(error).__name__)
         with contextlib.suppress(OSError):
@@ -88,20 +85,19 @@ def _end_with_parent() -> None:
     os._exit(EXIT_RETRY)
 
 
-class ProgressFile:
+def progress_file(folder: Path) -> Callable[..., None]:
     """A `Progress` that keeps progress.json up to date for those who watch; a full disk does not stop the job."""
+    last, written = "", 0.0
 
-    def __init__(self, folder: Path) -> None:
-        self._path, self._written, self._stage = folder / PROGRESS_NAME, 0.0, ""
+    def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
+        nonlocal last, written
+        if stage != last or done >= total or time.monotonic() - written >= 0.5:
+            last, written = stage, time.monotonic()
+            state = {"stage": stage, "done": done, "total": total, "loss": loss}
+            with contextlib.suppress(OSError):
+                write_atomic(folder / PROGRESS_NAME, json.dumps(state).encode())
 
-    def __call__(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
-        now = time.monotonic()
-        if stage == self._stage and done < total and now - self._written < 0.5:
-            return
-        self._stage, self._written = stage, now
-        state = {"stage": stage, "done": done, "total": total, "loss": loss}
-        with contextlib.suppress(OSError):
-            write_atomic(self._path, json.dumps(state).encode())
+    return report
 
 
 if __name__ == "__main__":

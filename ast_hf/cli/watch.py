@@ -1,18 +1,14 @@
 """predict --watch: scores parts as they arrive, each once, over restarts as well."""
 
-from __future__ import annotations
-
 import argparse
-import logging
 import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from ast_hf.cli.options import make_predictor
+from ast_hf.cli.options import LOG, make_predictor
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.data.folders import EXTENSIONS, SCAN_EXTENSIONS, find_images
 from ast_hf.data.reading import quiet
@@ -22,7 +18,6 @@ from ast_hf.inference import Prediction, Predictor
 from ast_hf.inference.drift import DriftMonitor
 from ast_hf.results import PictureWriter, RowWriter, error_row, prediction_row, read_rows
 
-_LOG = logging.getLogger(__name__)
 _LISTING_SECONDS = 5.0  # the system tells nothing of what other machines write to a network drive
 _PATIENCE = 10  # settling times until a file that cannot be read is given up
 _Stamp: TypeAlias = tuple[tuple[int, int], ...]  # time of change in ns, and bytes, of each file of a part
@@ -54,10 +49,10 @@ def _score(options: argparse.Namespace, folder: Path, changes: Iterable[bool]) -
     predictor = make_predictor(options)
     monitor = DriftMonitor(predictor.calibration) if predictor.calibration else None
     done = _resume(options.output / f"results.{options.format}", predictor, monitor)
-    arrivals = Arrivals(predictor.config, folder, done, options.settle)
+    arrivals = _Arrivals(predictor.config, folder, done, options.settle)
     rows = RowWriter(options.format, sys.stdout, options.output, resume=True)
     pictures = PictureWriter(options.output, [str(folder / "any")], raw_maps=options.raw_maps)
-    _LOG.info("Watching %s; %d parts have been scored before. Ctrl-C ends it.", folder, len(done))
+    LOG.info("Watching %s; %d parts have been scored before. Ctrl-C ends it.", folder, len(done))
     for has_changed in changes:
         for path, result in _results(predictor, arrivals.complete(has_changed), options):
             if not arrivals.finish(path, failed=isinstance(result, ImageReadError)):
@@ -67,7 +62,7 @@ def _score(options: argparse.Namespace, folder: Path, changes: Iterable[bool]) -
                 continue
             rows.add({**prediction_row(result, min_area=options.min_region_area), **pictures.write(result)})
             if monitor and (alarm := monitor.update(result.score, result.name)):
-                _LOG.warning("%s", alarm)
+                LOG.warning("%s", alarm)
 
 
 def _resume(results: Path, predictor: Predictor, monitor: DriftMonitor | None) -> list[str]:
@@ -78,7 +73,7 @@ def _resume(results: Path, predictor: Predictor, monitor: DriftMonitor | None) -
         if monitor and str(row.get("threshold")) == str(threshold):
             monitor.update(float(row["score"]), row["image"])
     if monitor and monitor.alarm:
-        _LOG.warning("%s", monitor.alarm)
+        LOG.warning("%s", monitor.alarm)
     return done
 
 
@@ -96,23 +91,11 @@ def _results(
     yield from zip(samples, results, strict=True)
 
 
-@dataclass
-class _Waiting:
-    stamp: _Stamp
-    since: float
-    was_tried: bool = False
+class _Arrivals:
+    """The parts in a folder, each handed out when its files have not changed for `settle` seconds.
 
-
-class Arrivals:
-    """The parts in a folder, each handed out when its files have not changed for a while.
-
-    The folder is listed each time: what systems tell of changes leaves out files that a new folder holds already.
-
-    Args:
-        config: Of the detector; its modality says what a part's files are.
-        folder: Searched with all folders inside.
-        done: Names of parts that are not to be handed out.
-        settle: How long, in seconds.
+    Those called as in `done` are not. The folder is listed each time: what systems tell of changes leaves out files
+    that a new folder holds already.
     """
 
     def __init__(self, config: ASTDetectorConfig, folder: Path, done: Iterable[str], settle: float) -> None:
@@ -120,15 +103,12 @@ class Arrivals:
         self._folder = folder / ("rgb" if config.uses_rgb else "xyz") if config.uses_depth else folder
         self._extensions = EXTENSIONS if config.uses_rgb else SCAN_EXTENSIONS
         self._done = {_storable(name) for name in done}
-        self._waiting: dict[Path, _Waiting] = {}
+        self._waiting: dict[Path, tuple[_Stamp, float]] = {}  # with the time since when it is as it is
+        self._tried: set[Path] = set()  # those of them that were handed out, and are as they were
         self._is_stale, self._listed, self._took = True, 0.0, 0.0
 
     def complete(self, has_changed: bool) -> list[Path]:
-        """Parts to be read now, in the order in which they were written.
-
-        Args:
-            has_changed: Whether the system tells of a change. Without one the folder is listed every few seconds.
-        """
+        """Parts to be read now, in the order of writing; with no change told, the folder is listed now and then."""
         start = time.monotonic()
         self._is_stale |= has_changed or start >= self._listed + _LISTING_SECONDS
         if self._is_stale and start >= self._listed + 5 * self._took:  # where there are very many files
@@ -136,42 +116,38 @@ class Arrivals:
             self._is_stale, self._listed = False, time.monotonic()
             self._took = self._listed - start
         now, found = time.monotonic(), []
-        for path, waiting in list(self._waiting.items()):
+        for path, (known, since) in list(self._waiting.items()):
             stamp = self._stamp(path)
             if not stamp:
                 del self._waiting[path]
-            elif stamp != waiting.stamp:
-                self._waiting[path] = _Waiting(stamp, now)
-            elif now >= waiting.since + self._settle * (_PATIENCE if waiting.was_tried else 1):
+            elif stamp != known:
+                self._waiting[path] = stamp, now
+                self._tried.discard(path)
+            elif now >= since + self._settle * (_PATIENCE if path in self._tried else 1):
                 found.append((stamp, path))
         return [path for _, path in sorted(found)]
 
     def finish(self, path: Path, *, failed: bool) -> bool:
-        """Whether what came of reading a part stands; if not, the part is handed out once more.
-
-        Args:
-            path: As it was handed out.
-            failed: Whether it could not be used, which stands at the second time.
-        """
-        waiting, stamp = self._waiting[path], self._stamp(path)
-        is_same = stamp == waiting.stamp or not (stamp or failed)  # a part may be taken away once it is read
-        stands = is_same and (not failed or waiting.was_tried)
-        waiting.was_tried = True
-        if stands:
-            del self._waiting[path]
-            self._done.add(_storable(str(path)))
-        return stands
+        """Whether what came of reading a part stands, a failure at the second time; if not, it is handed out again."""
+        stamp = self._stamp(path)
+        is_same = stamp == self._waiting[path][0] or not (stamp or failed)  # a part may be taken away once it is read
+        if not is_same or (failed and path not in self._tried):
+            self._tried.add(path)
+            return False
+        del self._waiting[path]
+        self._done.add(_storable(str(path)))
+        return True
 
     def _list(self) -> None:
         try:
             with quiet(find_images.__module__):  # which tells each time what it leaves out
                 found = find_images(self._folder, self._extensions, may_be_empty=True)
         except ImageReadError as error:  # such as a folder that was removed meanwhile
-            _LOG.warning("%s", error)
+            LOG.warning("%s", error)
             return
         for path in found:
             if path not in self._waiting and _storable(str(path)) not in self._done:
-                self._waiting[path] = _Waiting((), 0.0)
+                self._waiting[path] = (), 0.0
 
     def _stamp(self, path: Path) -> _Stamp:
         """What changes with the part's files; empty where they are gone."""

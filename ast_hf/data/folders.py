@@ -1,7 +1,5 @@
 """Pictures in folders: which are found, which belong together, and which folders hold more than good parts."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter
@@ -19,7 +17,6 @@ NOT_GOOD_NAMES = frozenset(
     {"test", "ground_truth", "masks", "bad", "abnormal", "anomaly", "anomalies", "defect", "defects", "ng", "nok", "ko"}
 )
 _OUTPUT_MARKER = ".ast_hf_output"
-_SHOWN_FOLDERS = 8
 
 
 def find_images(
@@ -31,8 +28,7 @@ def find_images(
     this program has written pictures to (`mark_output`). Empty and damaged files are listed: reading them fails with
     a reason, where leaving them out would hide the loss.
 
-    Raises:
-        ImageReadError: The folder is missing, cannot be listed, or, unless `may_be_empty`, has no picture.
+    Raises an `ImageReadError` where the folder is missing, cannot be listed, or, unless `may_be_empty`, has no picture.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -90,16 +86,8 @@ def pair_files(
 ) -> list[tuple[Path, Path]]:
     """Pairs each file under a folder with the one of the same path, endings apart, under another folder.
 
-    Args:
-        folder: Where the files are, such as pictures.
-        other: Where their counterparts are; those left over are passed by.
-        what: What errors call a counterpart, such as "mask".
-        suffix: What may follow the name of a counterpart, such as "_mask".
-        extensions: Endings of the files.
-        other_extensions: Endings of their counterparts.
-
-    Raises:
-        ImageReadError: A file has no counterpart, or two in a folder differ by their ending only.
+    Counterparts, which errors call `what`, such as "mask", may have a `suffix`, such as "_mask", behind the name; those
+    left over are passed by. Raises an `ImageReadError` where a file has none, or two differ by their ending only.
     """
     files, others = _by_path(folder, extensions), _by_path(other, other_extensions)
     pairs = []
@@ -113,11 +101,7 @@ def pair_files(
 
 
 def pair_scans(folder: Path) -> list[tuple[Path, Path]]:
-    """Pairs pictures under `folder`/rgb and scans under `folder`/xyz by their paths in there; none may be single.
-
-    Raises:
-        ImageReadError: As `pair_files`.
-    """
+    """`pair_files` of pictures under `folder`/rgb and scans under `folder`/xyz; none may be single."""
     rgb, xyz = folder / "rgb", folder / "xyz"
     pair_files(xyz, rgb, "picture", extensions=SCAN_EXTENSIONS)
     return pair_files(rgb, xyz, "scan", other_extensions=SCAN_EXTENSIONS)
@@ -134,29 +118,23 @@ def _by_path(folder: Path, extensions: Collection[str]) -> dict[str, Path]:
 def check_good_parts(root: str | os.PathLike[str], files: Iterable[PurePath]) -> None:
     """Refuses a dataset's root to train on, where defects and masks would be learnt as good parts.
 
-    Args:
-        root: What is to be trained on; names of folders count below it only.
-        files: The pictures found in there, by their paths relative to `root`.
-
-    Raises:
-        ImageReadError: A folder of them is named as in `NOT_GOOD_NAMES` or train/good; it says which one is meant.
+    Raises an `ImageReadError` that says which folder is meant where one of the pictures `files`, by their paths below
+    `root`, is named as in `NOT_GOOD_NAMES` or train/good.
     """
     folders = sorted({parent for file in files for parent in file.parents})
     wrong = [folder for folder in folders if folder.name.casefold() in NOT_GOOD_NAMES]
     good = [folder for folder in folders if folder.name.casefold() in GOOD_NAMES]
     good = [folder for folder in good if NOT_GOOD_NAMES.isdisjoint(folder.as_posix().casefold().split("/"))]
     if wrong or any(folder.parent.name.casefold() == "train" for folder in good):
-        meant = f", such as {Path(root) / good[0]}" if good else ""
-        shown = f"as {(wrong or good)[0]}/ in it shows"
-        raise ImageReadError(
-            root, f"this is a dataset's root, {shown}, and only good parts are to be learnt; give their folder{meant}."
-        )
+        shown, meant = f"as {(wrong or good)[0]}/ in it shows", f", such as {Path(root) / good[0]}" if good else ""
+        reason = f"this is a dataset's root, {shown}, and only good parts are to be learnt; give their folder{meant}."
+        raise ImageReadError(root, reason)
 
 
 def describe_folders(files: Iterable[PurePath]) -> str:
     """How many of some files come from which folders, such as "20 from parts/a, 12 from parts/b"."""
     counts = Counter(str(file.parent) for file in files)
-    texts = [f"{count} from {folder}" for folder, count in list(counts.items())[:_SHOWN_FOLDERS]]
-    if len(counts) > _SHOWN_FOLDERS:
-        texts.append(f"the others from {len(counts) - _SHOWN_FOLDERS} more folders")
+    texts = [f"{count} from {folder}" for folder, count in list(counts.items())[:8]]
+    if (more := len(counts) - 8) > 0:
+        texts.append(f"the others from {more} more folders")
     return ", ".join(texts)

@@ -1,10 +1,8 @@
 """Reading pictures and masks from anyone, and keeping their geometry: one error class, no surprises.
 
-A picture comes out as it is meant to be looked at: EXIF orientation applied, more bits than 8 brought to 8 (`deep`),
+A picture comes out as it is meant to be looked at: EXIF orientation applied, more bits than 8 brought to 8,
 transparency laid on white. Colour profiles (ICC) are ignored, as in the datasets' own pipelines.
 """
-
-from __future__ import annotations
 
 import io
 from typing import TypeAlias
@@ -12,16 +10,17 @@ from typing import TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from ast_hf.data.deep import DeepPicture, read_deep
-from ast_hf.data.reading import DEFAULT_LIMITS, FORMATS, ImageFile, ImageLimits, decoding, read_bytes, source_name
+from ast_hf.data import reading
+from ast_hf.data.reading import DEFAULT_LIMITS, ImageFile, ImageLimits, decoding, read_bytes
 from ast_hf.errors import ImageReadError
 
-ImageSource: TypeAlias = "ImageFile | Image.Image | np.ndarray"
+ImageSource: TypeAlias = ImageFile | Image.Image | np.ndarray
 
-# What lies under transparent pixels: browsers and picture viewers show them on white, so the detector sees what the
-# user sees.
-BACKGROUND = (255, 255, 255, 255)
-_SAMPLE_FORMAT, _SIGNED = 339, 2  # of TIFF
+# Under transparent pixels: browsers and viewers show them on white, so the detector sees what the user sees.
+_WHITE, _BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT, _LARGEST_SAMPLE = 258, 262, 339, 341  # tags of TIFF
+_WHITE_IS_ZERO, _SIGNED = 0, 2
+_DEPTHS = (10, 12, 14, 16)  # that cameras have
 
 
 def read_image(source: ImageSource, *, bits: int | None = None, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -32,69 +31,59 @@ def read_image(source: ImageSource, *, bits: int | None = None, limits: ImageLim
             or (H, W, 4): bool, uint8, uint16, or floating point in [0, 1]. Alpha is composited on white.
         bits: How many bits a colour those pictures use that have more than 8 (`ASTDetectorConfig.image_bits`): the
             high 8 of them are kept. None takes what the file says, or 16 if values are that large.
-        limits: What is too large or too small.
 
-    Returns:
-        A new image without metadata; `source` is left as it is.
-
-    Raises:
-        ImageReadError: `source` is missing, damaged, out of limits, of another format, animated, or holds values
-            whose range is not known or not that of `bits`.
+    Returns a new image without metadata; `source` is left as it is. Raises an `ImageReadError` where that is missing,
+    damaged, out of limits, of another format, animated, or holds values whose range is not known or not that of `bits`.
     """
-    name = source_name(source)
-    with decoding(name):
+    with decoding(source) as name:
         if isinstance(source, np.ndarray):
-            array = _checked_array(source, name, limits)
-            return _to_rgb(Image.fromarray(_to_8_bits(array, bits, name)), name)
-        image, data = _open(source, name, limits)
-        deep = read_deep(image, data, name, limits)
-        if deep is not None:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            image = Image.fromarray(deep.to_8_bits(bits))
-            image.getexif()[ExifTags.Base.Orientation] = orientation
-        image.load()  # before the orientation is asked for: a PNG may hold it behind the pixels
-        return _to_rgb(ImageOps.exif_transpose(image), name)
-
-
-def image_bits(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS) -> int | None:
-    """How many bits a colour a picture uses at least, if it has more than 8 and else None; errors as `read_image`."""
-    name = source_name(source)
-    with decoding(name):
-        if isinstance(source, np.ndarray):
-            array = _checked_array(source, name, limits)
-            deep = DeepPicture(array, name) if array.dtype.newbyteorder("=") == np.uint16 else None
+            image = Image.fromarray(_to_8_bits(_checked_array(source, name, limits), bits, name))
         else:
-            deep = read_deep(*_open(source, name, limits), name, limits)
+            image, data = _open(source, name, limits)
+            if (deep := _read_deep(image, data, name, limits)) is not None:
+                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+                image = Image.fromarray(deep.to_8_bits(bits))
+                image.getexif()[ExifTags.Base.Orientation] = orientation
+            image = _upright(image)
+        if image.mode in ("I", "F"):
+            kind = "32-bit integer" if image.mode == "I" else "floating-point"
+            reason = f"this is a {kind} picture, whose range is not known; save it with 8 or 16 bits."
+            raise ImageReadError(name, reason)
+        rgb = _flatten(image, _WHITE)
+        rgb.info = {}  # nothing of the file's metadata into what is made from it
+        return rgb
+
+
+def image_bits(source: ImageSource) -> int | None:
+    """How many bits a colour a picture uses at least, if it has more than 8 and else None; errors as `read_image`."""
+    with decoding(source) as name:
+        if isinstance(source, np.ndarray):
+            array = _checked_array(source, name, DEFAULT_LIMITS)
+            deep = _DeepPicture(array, name) if array.dtype.newbyteorder("=") == np.uint16 else None
+        else:
+            deep = _read_deep(*_open(source, name, DEFAULT_LIMITS), name, DEFAULT_LIMITS)
         return None if deep is None else deep.known_bits or deep.bits_at_least
 
 
 def read_mask(source: ImageFile | Image.Image, *, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:
-    """Reads a ground-truth mask as bool (H, W).
+    """Reads a ground-truth mask as bool (H, W); errors as `read_image`.
 
     Masks may be multi-valued (VisA numbers its defect kinds), so any value but 0 counts; where values in between make
     up the edges (`has_soft_edges`), those above half of the highest.
-
-    Raises:
-        ImageReadError: As `read_image`.
     """
     values = read_mask_values(source, limits=limits)
     return values > values.max() / 2 if has_soft_edges(values) else values != 0
 
 
 def read_mask_values(source: ImageFile | Image.Image, *, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:
-    """Reads a mask's values (H, W): grey, or the highest of the colours on black, or opacity where all paint is black.
-
-    Raises:
-        ImageReadError: As `read_image`.
-    """
-    name = source_name(source)
-    with decoding(name):
-        image = _decode(source, name, limits)
+    """A mask's values (H, W): grey, or the highest of the colours on black, or opacity where all paint is black."""
+    with decoding(source) as name:
+        image = _upright(_open(source, name, limits)[0])
         if image.mode == "F":
             raise ImageReadError(name, "this is a floating-point picture; save the mask with 8 bits.")
         if image.mode in ("1", "L", "I") or image.mode.startswith("I;16"):
             return np.asarray(image)
-        values = np.asarray(_flatten(image, background=(0, 0, 0, 255))).max(axis=2)
+        values = np.asarray(_flatten(image, _BLACK)).max(axis=2)
         if values.any() or not image.has_transparency_data:
             return values
         opacity = np.asarray(image.convert("RGBA").getchannel("A"))
@@ -115,21 +104,13 @@ def has_soft_edges(values: np.ndarray) -> bool:
     return bool(np.count_nonzero(filling < 0.2 * pixels) >= (3 if top >= 128 else 8))
 
 
-def _decode(source: ImageFile | Image.Image, name: str, limits: ImageLimits) -> Image.Image:
-    """A decoded copy in displayed orientation, still in the file's mode."""
-    image, _ = _open(source, name, limits)
-    # Before the orientation is asked for: a PNG may hold it behind the pixels.
-    image.load()
-    return ImageOps.exif_transpose(image)
-
-
 def _open(source: ImageFile | Image.Image, name: str, limits: ImageLimits) -> tuple[Image.Image, bytes | None]:
     """A picture within limits and the file that it comes from, if there is one; no pixel is decoded yet."""
     if isinstance(source, Image.Image):
         image, data = source, None
     else:
         data = read_bytes(source, name, limits)
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=reading.FORMATS)
     _check_size(*image.size, name, limits)
     if _has_more_frames(image):
         raise ImageReadError(name, "the file holds several pictures (pages or frames); save one of them by itself.")
@@ -138,19 +119,20 @@ def _open(source: ImageFile | Image.Image, name: str, limits: ImageLimits) -> tu
     return image, data
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """A decoded copy in displayed orientation, still in the file's mode."""
+    image.load()  # before the orientation is asked for: a PNG may hold it behind the pixels
+    return ImageOps.exif_transpose(image)
+
+
 def _check_size(width: int, height: int, name: str, limits: ImageLimits) -> None:
-    short, long = sorted((width, height))
+    (short, long), size = sorted((width, height)), f"the picture is {width} x {height} pixels"
     if short < limits.min_side:
-        raise ImageReadError(
-            name, f"the picture is {width} x {height} pixels; each side needs at least {limits.min_side}."
-        )
+        raise ImageReadError(name, f"{size}; each side needs at least {limits.min_side}.")
     if width * height > limits.max_pixels:
-        most = f"{limits.max_pixels / 1e6:g} million"
-        raise ImageReadError(name, f"the picture is {width} x {height} pixels; scale it down to at most {most}.")
+        raise ImageReadError(name, f"{size}; scale it down to at most {limits.max_pixels / 1e6:g} million.")
     if long > limits.max_aspect * short:
-        raise ImageReadError(
-            name, f"the picture is {width} x {height} pixels, longer than {limits.max_aspect:g}:1; crop it."
-        )
+        raise ImageReadError(name, f"{size}, longer than {limits.max_aspect:g}:1; crop it.")
 
 
 def _has_more_frames(image: Image.Image) -> bool:
@@ -171,9 +153,8 @@ def _checked_array(array: np.ndarray, name: str, limits: ImageLimits) -> np.ndar
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise ImageReadError(
-            name, f"the array has shape {array.shape}; give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."
-        )
+        reason = f"the array has shape {array.shape}; give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."
+        raise ImageReadError(name, reason)
     _check_size(array.shape[1], array.shape[0], name, limits)
     return array
 
@@ -181,7 +162,7 @@ def _checked_array(array: np.ndarray, name: str, limits: ImageLimits) -> np.ndar
 def _to_8_bits(array: np.ndarray, bits: int | None, name: str) -> np.ndarray:
     kind = array.dtype.newbyteorder("=")
     if kind == np.uint16:
-        array = DeepPicture(array, name).to_8_bits(bits)
+        array = _DeepPicture(array, name).to_8_bits(bits)
     elif kind == np.bool_:
         array = array * np.uint8(255)
     elif np.issubdtype(kind, np.floating):
@@ -194,17 +175,87 @@ def _to_8_bits(array: np.ndarray, bits: int | None, name: str) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode in ("I", "F"):
-        kind = "32-bit integer" if image.mode == "I" else "floating-point"
-        raise ImageReadError(name, f"this is a {kind} picture, whose range is not known; save it with 8 or 16 bits.")
-    rgb = _flatten(image, BACKGROUND)
-    rgb.info = {}  # nothing of the file's metadata into what is made from it
-    return rgb
-
-
 def _flatten(image: Image.Image, background: tuple[int, int, int, int]) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+class _DeepPicture:
+    """A picture of more than 8 bits a colour before it is known which value is white.
+
+    `values` are uint16 (H, W) or (H, W, C): grey, grey and opacity, RGB, or RGBA; `stated` is how many bits the file
+    says that its colours use. The 10 or 12 bits of a camera often lie in files of 16.
+    """
+
+    def __init__(self, values: np.ndarray, name: str, stated: int | None = None) -> None:
+        self.values, self.name = values, name
+        self.has_opacity = values.shape[2:] in ((2,), (4,))
+        self.largest = int((values[..., :-1] if self.has_opacity else values).max())  # of a colour
+        self.bits_at_least = next(depth for depth in _DEPTHS if self.largest < 1 << depth)
+        # Those stated, if the values lie within them: by PNG's rules they are scaled up to 16.
+        is_stated = stated and self.largest < 1 << stated
+        self.known_bits = stated if is_stated else 16 if self.bits_at_least == 16 else None
+
+    def to_8_bits(self, bits: int | None) -> np.ndarray:
+        """The high 8 bits (uint8) of the values of a picture of so many; None takes its own, which must be known."""
+        used = bits or self.known_bits
+        if used is None:
+            reason = f"no value of this 16-bit picture is above {self.largest}, and whether it is dark or of "
+            reason += f"{self.bits_at_least} bits is not known; save it with 8 bits, or train on such pictures."
+            raise ImageReadError(self.name, reason)
+        if self.largest >> used or (self.known_bits or used) != used:
+            reason = f"the picture has {self.known_bits or self.bits_at_least} bits a colour (values up to "
+            reason += f"{self.largest}), and those that the detector learnt from have {used}; save it like those."
+            raise ImageReadError(self.name, reason)
+        eight = (self.values >> (used - 8)).astype(np.uint8)
+        if self.has_opacity and self.values[..., -1].max() >> used:
+            eight[..., -1] = self.values[..., -1] >> 8
+        return eight
+
+
+def _read_deep(image: Image.Image, data: bytes | None, name: str, limits: ImageLimits) -> _DeepPicture | None:
+    """The values of a picture whose header was read, or None if it has no more than 8 bits.
+
+    Pillow, which has opened `image` (from the file `data`, where there is one), keeps of 16-bit colours the high byte.
+    """
+    grey, tags = image.mode.startswith("I;16"), getattr(image, "tag_v2", {})
+    if image.format == "PNG":  # the header's bit depth; Pillow forgets it with the pixels
+        is_deep = data[24] == 16 if data is not None else ";16" in str(getattr(image, "tile", ""))
+    else:
+        is_deep = 8 < max(tags.get(_BITS_PER_SAMPLE, (8,))) <= 16
+    if not grey and not is_deep:
+        return None
+    if not grey and (data is None or image.mode not in ("RGB", "RGBA", "LA")):
+        raise ImageReadError(name, f"Pillow reads 8 of this {image.mode} picture's 16 bits; give its file, in RGB.")
+    if image.format == "PNG" and data is not None:
+        import imagecodecs
+
+        with reading.quiet("imagecodecs"):
+            return _DeepPicture(imagecodecs.png_decode(data), name, _significant_bits(data))
+    if grey or data is None:
+        values = np.asarray(image)
+    else:
+        values = reading.read_tiff(data, name, 4 * limits.max_pixels)
+        if values.shape[0] == len(image.mode):  # colour by colour
+            values = np.moveaxis(values, 0, -1)
+        values = values[..., : len(image.mode)]
+    bits, largest = max(tags.get(_BITS_PER_SAMPLE, (16,))), max(tags.get(_LARGEST_SAMPLE, (0,)))
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = (1 << bits) - 1 - values
+    # Some programs write the picture's own largest value there.
+    stated = largest.bit_length() if largest & (largest + 1) == 0 else None
+    return _DeepPicture(values, name, stated if bits == 16 else bits)
+
+
+def _significant_bits(png: bytes) -> int | None:
+    """What the chunk sBIT says of the colours; it comes before the pixels."""
+    place, channels = 8, {0: 1, 4: 1}.get(png[25], 3)
+    while (kind := png[place + 4 : place + 8]) not in (b"IDAT", b""):
+        end = place + 8 + int.from_bytes(png[place : place + 4], "big")
+        if kind == b"sBIT":
+            bits = max(png[place + 8 : end][:channels], default=0)
+            return bits if 8 <= bits <= 16 else None
+        place = end + 4
+    return None

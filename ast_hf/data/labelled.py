@@ -1,10 +1,8 @@
 """Folders of labelled parts: good ones, and a folder for each kind of defect, with masks where there are any."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.data.folders import GOOD_NAMES, find_images, is_hidden
@@ -22,18 +20,13 @@ def labelled_samples(config: ASTDetectorConfig, folder: Path) -> list[LabelledSa
     Masks of KIND/NAME.jpg are NAME_mask.png, NAME.png or all in a folder NAME/, in ground_truth/KIND/ or masks/KIND/ in
     the folder or beside it, or in KIND/gt/; or NAME_mask.png beside the picture. Good parts have none.
 
-    Args:
-        config: Its modality says what a part is, see `collect_samples`.
-        folder: With these folders in it, or in its test/.
-
-    Raises:
-        DatasetError: Good parts or defects are missing, or the masks of some pictures of a kind.
-        ImageReadError: A folder cannot be listed or has no pictures.
+    The configuration's modality says what a part is (`collect_samples`). The folders may lie in the test/ of `folder`.
+    Raises a `DatasetError` where good parts or defects are missing, or the masks of some pictures of a kind, and an
+    `ImageReadError` where a folder cannot be listed or has no pictures.
     """
     root = folder / "test" if (folder / "test").is_dir() else folder
     found = sorted(root.iterdir()) if root.is_dir() else []
-    kinds = [path for path in found if path.is_dir() and not is_hidden(path.name)]
-    kinds = [path for path in kinds if path.name.casefold() not in _NO_KINDS]
+    kinds = [p for p in found if p.is_dir() and not is_hidden(p.name) and p.name.casefold() not in _NO_KINDS]
     samples = [sample for kind in kinds for sample in _of_kind(config, root, kind)]
     if len({sample.label for sample in samples}) < 2:
         raise DatasetError(
@@ -46,7 +39,8 @@ def labelled_samples(config: ASTDetectorConfig, folder: Path) -> list[LabelledSa
 def _of_kind(config: ASTDetectorConfig, root: Path, kind: Path) -> list[LabelledSample]:
     rgb = kind / "rgb"
     found = collect_samples(config, rgb if rgb.is_dir() and not config.uses_depth else kind)
-    parts = {path: (_name(path, kind), sample) for sample in found if (path := Path(sample.name))}
+    # Any: in folders all are paths, but for the pictures that a detector of depth alone does without.
+    parts: dict[Path, tuple[str, Any]] = {path: (_name(path, kind), s) for s in found if (path := Path(s.name))}
     names, masks = {name for name, _ in parts.values()}, _masks(root, kind)
     for path, (name, _) in list(parts.items()):
         if name.endswith("_mask") and name.removesuffix("_mask") in names:
@@ -55,15 +49,10 @@ def _of_kind(config: ASTDetectorConfig, root: Path, kind: Path) -> list[Labelled
     if masks and (alone := [path for path, (name, _) in parts.items() if name not in masks]):
         raise DatasetError(f"{alone[0]} has no mask, and others have one: add its mask, or remove the picture.")
     label = int(kind.name.casefold() not in GOOD_NAMES)
+    defect = kind.name if label else GOOD
     return [
-        LabelledSample(
-            cast(Path, sample.image),  # none for a detector of depth alone, which asks for none
-            cast("Path | None", sample.points),
-            label=label,
-            defect=kind.name if label else GOOD,
-            masks=tuple(masks.get(name, ())),
-        )
-        for name, sample in parts.values()
+        LabelledSample(s.image, s.points, label=label, defect=defect, masks=tuple(masks.get(name, ())))
+        for name, s in parts.values()
     ]
 
 

@@ -5,80 +5,54 @@ differences where theirs are undefined: non-finite points count as not measured,
 corner were all not measured, the background is taken from the nearest ones that were.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 
-from ast_hf.errors import ConfigError, ImageReadError
+from ast_hf.errors import ImageReadError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class DepthProcessor:
-    """Turns z of a scan into depth and foreground.
+    """Turns z of a scan into depth and foreground."""
 
-    Args:
-        size: Side of the square both are resized to, aspect not kept.
-        fill_rounds: How often points that were not measured are filled with the mean of their measured neighbours.
-        background_threshold: What is farther from the background than this, in the scan's unit (metres), is part.
-        scale: Depth is multiplied by it; with metres, 100 gives centimetres.
-    """
+    size: int = 192  # side of the square that both are resized to, aspect not kept
+    fill_rounds: int = 3  # how often points that were not measured get the mean of their measured neighbours
+    background_threshold: float = 7e-3  # what is farther from the background, in the scan's unit (metres), is part
+    scale: float = 100.0  # of depth; with metres, 100 gives centimetres
 
-    size: int = 192
-    fill_rounds: int = 3
-    background_threshold: float = 7e-3
-    scale: float = 100.0
+    def __call__(self, points: np.ndarray, *, source: object = "scan") -> "tuple[Tensor, Tensor]":
+        """Depth and foreground, float32 (1, size, size) each, of a scan that errors call `source`.
 
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.fill_rounds < 0 or not self.background_threshold > 0:
-            raise ConfigError(f"{self}: size and background_threshold must be positive, fill_rounds not negative.")
-
-    def __call__(self, points: np.ndarray, *, source: object = "scan") -> tuple[Tensor, Tensor]:
-        """Processes one scan.
-
-        Args:
-            points: (H, W, 3) for x, y, z or (H, W) for z, in metres; 0, NaN and infinity mark points not measured.
-            source: What errors call the scan, such as its path.
-
-        Returns:
-            depth: float32 (1, size, size), height around the foreground's mean, times `scale`; 0 in the background.
-            foreground: float32 (1, size, size), 1 where part is, 0 elsewhere.
-
-        Raises:
-            ImageReadError: The array is not a scan, nothing was measured, or nothing stands out from the background.
+        Depth is the height around the foreground's mean, times `scale`, and 0 in the background; the foreground is 1
+        where part is and 0 elsewhere. `points` are (H, W, 3) for x, y, z or (H, W) for z, in metres; 0, NaN and
+        infinity mark points not measured. Raises an `ImageReadError` where the array is not a scan, nothing was
+        measured, or nothing stands out from the background.
         """
         z = fill_holes(_measured_z(points, source), self.fill_rounds)
-        foreground = self._foreground(z)
+        foreground = z != 0
+        if (corners := corner_heights(z)) is not None:  # else someone has removed the background already
+            foreground &= np.abs(surface(corners, z.shape) - z) > self.background_threshold
         seen = self._resized(foreground) > 0
         if not seen.any():
-            raise ImageReadError(
-                source,
-                f"no point is farther than {self.background_threshold:g} from the background plane; check that a part "
-                "lies in the scan and that it is in metres.",
-            )
-        depth = self._resized(self._centred(z, foreground))
-        if not torch.isfinite(depth).all():
+            reason = f"no point is farther than {self.background_threshold:g} from the background plane; check that a "
+            raise ImageReadError(source, f"{reason}part lies in the scan and that it is in metres.")
+        mean = z[foreground].mean(dtype=np.float64)
+        depth = self._resized(np.where(foreground, (z - mean) * self.scale, 0))
+        if not depth.isfinite().all():
             raise ImageReadError(source, "the heights are too large for 32-bit numbers; check that they are in metres.")
         return depth, seen.float()
 
-    def _foreground(self, z: np.ndarray) -> np.ndarray:
-        corners = corner_heights(z)
-        if corners is None:  # someone has removed the background already
-            return z != 0
-        return (z != 0) & (np.abs(surface(corners, z.shape) - z) > self.background_threshold)
+    def _resized(self, values: np.ndarray) -> "Tensor":
+        import torch  # not with the module: those who only list a dataset need none
 
-    def _centred(self, z: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-        mean = z[foreground].mean(dtype=np.float64)
-        return np.where(foreground, (z - mean) * self.scale, 0)
-
-    def _resized(self, values: np.ndarray) -> Tensor:
         with np.errstate(over="ignore"):  # to infinity, which is refused
             tensor = torch.from_numpy(values.astype(np.float32))[None, None]
-        return interpolate(tensor, size=(self.size, self.size), mode="bilinear", align_corners=False)[0]
+        return torch.nn.functional.interpolate(tensor, (self.size, self.size), mode="bilinear", align_corners=False)[0]
 
 
 def fill_holes(z: np.ndarray, rounds: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Bytes from a path, a stream or memory, within limits, and one error for whatever is wrong with them."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os
@@ -14,21 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ast_hf.errors import ImageReadError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-ImageFile: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
+ImageFile: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
 
 # TIFF's numbers for none, LZW, the two of deflate, and PackBits.
 _COMPRESSIONS = {1, 5, 8, 32946, 32773}
 # An allow-list: by default Pillow sniffs sixty formats, among them EPS, which starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+# What Pillow, tifffile, imagecodecs and zipfile raise for damaged data; a lack of memory is none of them.
+_DECODER_FAULTS = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error,
+    zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,17 @@ def source_name(source: object) -> str:
     return str(getattr(source, "filename", "") or getattr(source, "name", "") or f"<{type(source).__name__}>")
 
 
-# What Pillow, tifffile, imagecodecs and zipfile raise for damaged data; a lack of memory is none of them.
-_DECODER_FAULTS = (
-    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error,
-    zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
-
-
 @contextmanager
-def decoding(name: str) -> Iterator[None]:
-    """Makes an `ImageReadError` of what a decoder raises for data that it cannot read."""
+def decoding(source: object) -> Iterator[str]:
+    """Gives what errors call `source`, and makes an `ImageReadError` of what a decoder raises for unreadable data."""
+    name = source_name(source)
     try:
-        yield
+        yield name
     except ImageReadError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageReadError(
-            name, f"this is not a picture that is read: {', '.join(FORMATS)} of 8 or 16 bits."
-        ) from error
+        reason = f"this is not a picture that is read: {', '.join(FORMATS)} of 8 or 16 bits."
+        raise ImageReadError(name, reason) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageReadError(name, "the picture declares too many pixels; scale it down.") from error
     except _DECODER_FAULTS as error:
@@ -80,7 +74,16 @@ def decoding(name: str) -> Iterator[None]:
 def read_bytes(source: ImageFile, name: str, limits: ImageLimits) -> bytes:
     """All of `source`, refused where it is missing, empty, or larger than `limits.max_bytes`."""
     if isinstance(source, (str, os.PathLike)):
-        data = _read_file(Path(source), name, limits)
+        try:
+            # Neither a folder, nor a pipe or a device, whose opening would wait for ever.
+            if (path := Path(source)).is_dir():
+                raise ImageReadError(name, "this is a folder; list its pictures with find_images.")
+            if not path.is_file():
+                raise ImageReadError(name, "there is no such file; check the path.")
+            with path.open("rb") as stream:
+                data = stream.read(limits.max_bytes + 1)
+        except OSError as error:
+            raise ImageReadError(name, f"the file cannot be opened ({error.strerror}).") from error
     elif isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
     elif hasattr(source, "read"):
@@ -96,28 +99,14 @@ def read_bytes(source: ImageFile, name: str, limits: ImageLimits) -> bytes:
     return data
 
 
-def _read_file(path: Path, name: str, limits: ImageLimits) -> bytes:
-    try:
-        if path.is_dir():
-            raise ImageReadError(name, "this is a folder; list its pictures with find_images.")
-        # Not `exists`: opening a pipe or a device would wait for ever.
-        if not path.is_file():
-            raise ImageReadError(name, "there is no such file; check the path.")
-        with path.open("rb") as stream:
-            return stream.read(limits.max_bytes + 1)
-    except OSError as error:
-        raise ImageReadError(name, f"the file cannot be opened ({error.strerror}).") from error
-
-
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
     """Drops a logger's records of this thread for a while: damaged files are reported by the error alone."""
-    here = threading.get_ident()
+    logger, here = logging.getLogger(name), threading.get_ident()
 
     def is_elsewhere(record: logging.LogRecord) -> bool:
         return record.thread != here
 
-    logger = logging.getLogger(name)
     logger.addFilter(is_elsewhere)
     try:
         yield
@@ -126,11 +115,7 @@ def quiet(name: str) -> Iterator[None]:
 
 
 def read_tiff(data: bytes, name: str, most: int) -> np.ndarray:
-    """The values of a TIFF of one page, of at most so many values.
-
-    Raises:
-        ImageReadError: There are more of them or several pages, or they are stored in a way that is not read.
-    """
+    """The values of a TIFF of one page, of at most so many values, stored in a way that is read."""
     import tifffile
 
     with quiet("tifffile"), tifffile.TiffFile(io.BytesIO(data)) as tiff:

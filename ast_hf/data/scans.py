@@ -1,10 +1,8 @@
 """Reading organised point clouds from anyone: one error class, no surprises."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from ast_hf.data.reading import DEFAULT_LIMITS, ImageFile, ImageLimits, decoding, read_bytes, read_tiff, source_name
+from ast_hf.data.reading import DEFAULT_LIMITS, ImageFile, ImageLimits, decoding, read_bytes, read_tiff
 from ast_hf.errors import ImageReadError
 
 # Metres: what the sensors of inspection stations see and parts fit in, and what no part jumps by between two points.
@@ -13,10 +11,7 @@ _MOST_MARKERS = 2  # at either end
 
 
 def read_scan(
-    source: ImageFile | np.ndarray,
-    *,
-    learnt: tuple[float, float] | None = None,
-    limits: ImageLimits = DEFAULT_LIMITS,
+    source: ImageFile | np.ndarray, *, learnt: tuple[float, float] | None = None, limits: ImageLimits = DEFAULT_LIMITS
 ) -> np.ndarray:
     """Reads an organised point cloud, such as MVTec 3D-AD's xyz TIFFs.
 
@@ -25,18 +20,19 @@ def read_scan(
             or (H, W) for z alone, in metres. Points that were not measured are marked by 0, by a value that is not
             finite, or by a constant far from all others, such as -9999 or 65535, which becomes 0.
         learnt: Lowest and highest z (metres) of the scans that a detector learnt from.
-        limits: What is too large or too small.
 
-    Returns:
-        float32, (H, W, 3) or (H, W).
-
-    Raises:
-        ImageReadError: `source` is missing, damaged, out of limits, or not such a cloud, or its z is far from `learnt`
-            or cannot be in metres.
+    Returns float32, (H, W, 3) or (H, W). Raises an `ImageReadError` where `source` is missing, damaged, out of limits,
+    or not such a cloud, or its z is far from `learnt` or cannot be in metres.
     """
-    name = source_name(source)
-    with decoding(name):
-        points = source if isinstance(source, np.ndarray) else _read_tiff(source, name, limits)
+    with decoding(source) as name:
+        if isinstance(source, np.ndarray):
+            points = source
+        else:
+            data = read_bytes(source, name, limits)
+            if data[:2] not in (b"II", b"MM"):
+                reason = "this is not a TIFF; other scans can be passed as an array (H, W, 3) in metres."
+                raise ImageReadError(name, reason)
+            points = read_tiff(data, name, 3 * limits.max_points)
         _check_scan(points, name, limits)
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf: not measured
             points = _without_markers(np.ascontiguousarray(points, dtype=np.float32))
@@ -53,12 +49,13 @@ def height_range(points: np.ndarray) -> tuple[float, float] | None:
     return low, high
 
 
-def _heights(points: np.ndarray) -> np.ndarray:
+def heights(points: np.ndarray) -> np.ndarray:
+    """z (H, W) of a scan (H, W, 3) or (H, W)."""
     return points[..., 2] if points.ndim == 3 else points
 
 
 def _measured(points: np.ndarray) -> np.ndarray:
-    z = _heights(points)
+    z = heights(points)
     return z[np.isfinite(z) & (z != 0)]
 
 
@@ -75,7 +72,7 @@ def _without_markers(points: np.ndarray) -> np.ndarray:
             z = others
     if not markers:
         return points
-    holes = np.isin(_heights(points), markers)
+    holes = np.isin(heights(points), markers)
     return np.where(holes if points.ndim == 2 else holes[..., None], np.float32(0), points)
 
 
@@ -84,11 +81,9 @@ def _check_heights(points: np.ndarray, learnt: tuple[float, float] | None, name:
         return
     z, (low, high) = _measured(points), found
     if max(-z.min(), z.max()) > _MAX_DISTANCE or high - low > _MAX_DEPTH:
-        raise ImageReadError(
-            name,
-            f"z runs from {z.min():.4g} to {z.max():.4g}, and in metres it would lie within {_MAX_DISTANCE:g} of 0 and "
-            f"span at most {_MAX_DEPTH:g}; convert it to metres, and give 0 where nothing was measured.",
-        )
+        reason = f"z runs from {z.min():.4g} to {z.max():.4g}, and in metres it would lie within {_MAX_DISTANCE:g} of "
+        reason += f"0 and span at most {_MAX_DEPTH:g}; convert it to metres, and give 0 where nothing was measured."
+        raise ImageReadError(name, reason)
     if learnt is None:
         return
     lowest, highest = learnt
@@ -96,22 +91,13 @@ def _check_heights(points: np.ndarray, learnt: tuple[float, float] | None, name:
     margin = max(highest - lowest, max(abs(lowest), abs(highest)) / 2)
     turned = _overlap((-high, -low), learnt) > _overlap(found, learnt) + (highest - lowest) / 2
     if turned or low < lowest - margin or high > highest + margin:
-        raise ImageReadError(
-            name,
-            f"z runs from {low:.4g} to {high:.4g}, and in the scans that the detector learnt from it ran from "
-            f"{lowest:.4g} to {highest:.4g} metres; give the same unit, direction and origin.",
-        )
+        reason = f"z runs from {low:.4g} to {high:.4g}, and in the scans that the detector learnt from it ran from "
+        reason += f"{lowest:.4g} to {highest:.4g} metres; give the same unit, direction and origin."
+        raise ImageReadError(name, reason)
 
 
 def _overlap(one: tuple[float, float], other: tuple[float, float]) -> float:
     return min(one[1], other[1]) - max(one[0], other[0])
-
-
-def _read_tiff(source: ImageFile, name: str, limits: ImageLimits) -> np.ndarray:
-    data = read_bytes(source, name, limits)
-    if data[:2] not in (b"II", b"MM"):
-        raise ImageReadError(name, "this is not a TIFF; other scans can be passed as an array (H, W, 3) in metres.")
-    return read_tiff(data, name, 3 * limits.max_points)
 
 
 def _check_scan(scan: np.ndarray, name: str, limits: ImageLimits) -> None:
@@ -120,10 +106,8 @@ def _check_scan(scan: np.ndarray, name: str, limits: ImageLimits) -> None:
         raise ImageReadError(name, f"the scan has shape {shape}; give (H, W, 3) for x, y, z or (H, W) for z.")
     if not np.issubdtype(scan.dtype, np.floating):
         raise ImageReadError(name, f"the scan is {scan.dtype}; give metres in floating point.")
-    height, width = shape[:2]
-    if min(height, width) < limits.min_side:
-        raise ImageReadError(
-            name, f"the scan is {width} x {height} points; each side needs at least {limits.min_side}."
-        )
-    if height * width > limits.max_points:
-        raise ImageReadError(name, f"the scan has {width} x {height} points; at most {limits.max_points} are read.")
+    size = f"{shape[1]} x {shape[0]} points"
+    if min(shape[:2]) < limits.min_side:
+        raise ImageReadError(name, f"the scan is {size}; each side needs at least {limits.min_side}.")
+    if shape[0] * shape[1] > limits.max_points:
+        raise ImageReadError(name, f"the scan has {size}; at most {limits.max_points} are read.")

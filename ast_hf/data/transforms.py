@@ -1,7 +1,5 @@
 """Between pictures and tensors: resizing and normalising on the way in, upsampling maps on the way out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,16 +18,10 @@ def to_pixel_values(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """Turns an RGB picture into the network's input, value for value as torchvision's Resize, ToTensor and Normalize.
+    """An RGB picture as the network's input, float32 (3, H, W), as torchvision's Resize, ToTensor and Normalize give.
 
-    Args:
-        image: As `read_image` gives it.
-        size: (H, W) that it is resized to (bilinear with antialiasing, aspect not kept), as the authors do.
-        mean: Of each colour in [0, 1], by which it is normalised; ImageNet's by default.
-        std: Likewise.
-
-    Returns:
-        float32 (3, H, W).
+    It is resized to `size`, (H, W), as the authors do (bilinear with antialiasing, aspect not kept), and normalised by
+    mean and deviation of each colour in [0, 1], ImageNet's by default.
     """
     return normalize(to_pixels(image, size), mean, std)
 
@@ -50,6 +42,6 @@ def normalize(pixels: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequen
 
 def upsample_map(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
     """Brings maps (B, h, w) or (h, w) to `size` = (H, W), bicubic as in the paper; values may overshoot a little."""
-    batched = anomaly_map if anomaly_map.ndim == 3 else anomaly_map[None]
-    resized = interpolate(batched[:, None], size=size, mode="bicubic", align_corners=False)[:, 0]
-    return resized if anomaly_map.ndim == 3 else resized[0]
+    batch = anomaly_map.reshape(-1, 1, *anomaly_map.shape[-2:])
+    resized = interpolate(batch, size=size, mode="bicubic", align_corners=False)
+    return resized.reshape(*anomaly_map.shape[:-2], *size)

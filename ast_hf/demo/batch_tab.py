@@ -1,7 +1,5 @@
 """The tab "Batch": many pictures in one run, the most anomalous first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +10,12 @@ from PIL import Image
 
 from ast_hf.demo import components, drawing
 from ast_hf.demo.components import for_page
-from ast_hf.demo.detectors import Detectors, Key
-from ast_hf.demo.inspection import report
+from ast_hf.demo.detectors import Detectors
 from ast_hf.demo.training import VisitorDetector, key_of
 from ast_hf.demo.uploads import MAX_PICTURES, DemoError, Upload, find_uploads
 from ast_hf.inference import Calibration, Prediction
 from ast_hf.inference.drift import DriftMonitor
-from ast_hf.results import COLUMNS, csv_line
+from ast_hf.results import CSV_HEADER, csv_line
 
 _CHUNK = 4  # pictures between two looks at who else waits
 _THUMBNAIL = (384, 384)
@@ -49,14 +46,46 @@ class BatchRow:
         return [self.values["image"], verdict, round(self.ratio, 2), round(self.values["p_value"], 3)]
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A run so far, kept for its visitor, so that another false-positive rate judges it without the networks."""
+
+    detector: str
+    calibration: Calibration
+    rate: float
+    rows: Sequence[BatchRow]
+    count: int
+
+    def at_rate(self, rate: float, folder: Path) -> "Batch":
+        """All rows judged anew; their overlays go into another `folder`, as browsers keep what they have seen."""
+        rows = [
+            _judge(row.prediction, self.detector, self.calibration, rate, folder / row.overlay.name)
+            if row.prediction and row.overlay
+            else row
+            for row in self.rows
+        ]
+        return replace(self, rate=rate, rows=rows)
+
+    def show(self, folder: Path) -> list[Any]:
+        """What status, results, histogram, gallery, table and download show; the CSV goes into `folder`."""
+        best, calibration = _by_score(self.rows), replace(self.calibration, false_positive_rate=self.rate)
+        scored = [row for row in best if row.overlay]
+        unread = f", {len(best) - len(scored)} could not be read" if len(best) > len(scored) else ""
+        text = f"{len(best)} of {self.count} done{unread}{find_drift(self.rows, calibration)}"
+        chart = drawing.distribution(calibration, [row.values["score"] for row in scored]) if scored else ""
+        pictures = [(row.overlay, f"{row.ratio:.1f}x {row.values['image']}") for row in scored]
+        table, path = [row.cells for row in best], write_csv(self.rows, folder / "scores.csv")
+        return [drawing.progress(text, len(best), self.count), gr.Column(visible=True), chart, pictures, table, path]
+
+
 def score_pictures(
-    detectors: Detectors, name: str, key: Key, uploads: Sequence[Upload], rate: float, folder: Path
-) -> Iterator[list[BatchRow]]:
-    """Scores pictures a few at a time; after each few gives all rows so far, in the order of `uploads`.
+    detectors: Detectors, name: str, own: VisitorDetector | None, uploads: Sequence[Upload], rate: float, folder: Path
+) -> Iterator[Batch]:
+    """Scores pictures a few at a time; after each few gives the run so far, its rows in the order of `uploads`.
 
     One that cannot be read becomes a row that says why. Small overlays go into `folder`.
     """
-    rows: list[BatchRow] = []
+    key, rows = key_of(name, own), list[BatchRow]()
     for start in range(0, len(uploads), _CHUNK):
         chunk = [(upload.name, upload.try_picture()) for upload in uploads[start : start + _CHUNK]]
         predictions, calibration = detectors.predict(key, [read for _, read in chunk if isinstance(read, Image.Image)])
@@ -70,57 +99,22 @@ def score_pictures(
             small.thumbnail(_THUMBNAIL)
             prediction = replace(prediction, name=image, image=small, full_size=prediction.size)
             rows.append(_judge(prediction, name, calibration, rate, folder / f"{len(rows):04}.jpg"))
-        yield list(rows)
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """A run so far, kept for its visitor, so that another false-positive rate judges it without the networks."""
-
-    detector: str
-    calibration: Calibration
-    rate: float
-    rows: Sequence[BatchRow]
-    count: int
-
-    def at_rate(self, rate: float, folder: Path) -> Batch:
-        """All rows judged anew; their overlays go into another `folder`, as browsers keep what they have seen."""
-        rows = [
-            _judge(row.prediction, self.detector, self.calibration, rate, folder / row.overlay.name)
-            if row.prediction and row.overlay
-            else row
-            for row in self.rows
-        ]
-        return replace(self, rate=rate, rows=rows)
-
-    def show(self, folder: Path) -> list[Any]:
-        """What status, results, histogram, gallery, table and download show; the CSV goes into `folder`."""
-        best, calibration = by_score(self.rows), replace(self.calibration, false_positive_rate=self.rate)
-        scores = [row.values["score"] for row in best if row.overlay]
-        unread = len(best) - len(scores)
-        text = f"{len(best)} of {self.count} done" + (f", {unread} could not be read" if unread else "")
-        bar = drawing.progress(text + find_drift(self.rows, calibration), len(best), self.count)
-        chart = drawing.distribution(calibration, scores) if scores else ""
-        pictures = [(row.overlay, f"{row.ratio:.1f}x {row.values['image']}") for row in best if row.overlay]
-        path = write_csv(self.rows, folder / "scores.csv")
-        return [bar, gr.Column(visible=True), chart, pictures, [row.cells for row in best], path]
+        yield Batch(name, calibration, rate, list(rows), len(uploads))
 
 
 def _judge(prediction: Prediction, detector: str, calibration: Calibration, rate: float, path: Path) -> BatchRow:
     judged = prediction.at_rate(calibration, rate)
     judged.overlay().save(path, quality=90)
-    return BatchRow(report(judged, detector, rate), path, prediction)
+    return BatchRow(drawing.report(judged, detector, rate), path, prediction)
 
 
 def write_csv(rows: Sequence[BatchRow], path: Path) -> str:
-    """Writes the rows, the most anomalous first, with the columns of the command line; gives `path`."""
-    lines = [dict(zip(COLUMNS, COLUMNS, strict=True)), *(row.values for row in by_score(rows))]
-    path.write_text("".join(map(csv_line, lines)), encoding="utf-8")
+    """Writes the rows, the most anomalous first, those without a score last, with the command line's columns."""
+    path.write_text(CSV_HEADER + "".join(csv_line(row.values) for row in _by_score(rows)), encoding="utf-8")
     return str(path)
 
 
-def by_score(rows: Sequence[BatchRow]) -> list[BatchRow]:
-    """The most anomalous first, those without a score last."""
+def _by_score(rows: Sequence[BatchRow]) -> list[BatchRow]:
     return sorted(rows, key=lambda row: -row.ratio)
 
 
@@ -138,7 +132,7 @@ def batch_tab(detectors: Detectors, own: gr.State) -> gr.Dropdown:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280):
             files = gr.File(label="Pictures, or a zip of them", file_count="multiple", elem_id="batch-files")
-            detector = components.detector_input("batch", detectors.names(with_scan=False))
+            detector = gr.Dropdown(detectors.names(with_scan=False), label="Detector", elem_id="batch-detector")
             rate = components.rate_input("batch")
             button, stop = components.start_and_stop("Score all", "batch")
         with gr.Column(scale=3, min_width=280):
@@ -161,15 +155,14 @@ def batch_tab(detectors: Detectors, own: gr.State) -> gr.Dropdown:
                 csv_file = gr.DownloadButton("↓ CSV", size="sm", elem_id="batch-download")
 
     def score(files: list[str] | None, name: str | None, rate: float, own: VisitorDetector | None) -> Iterator[Any]:
-        key, found, folder = key_of(name, own), find_uploads(files), components.output_folder()
-        yield None, drawing.progress("Starting", 0, len(found)), *[gr.skip()] * 5
-        for rows in score_pictures(detectors, str(name), key, found, rate, folder):
-            run = Batch(str(name), detectors.calibration(key), rate, rows, len(found))
+        found, folder = find_uploads(files), components.output_folder()
+        yield {kept: None, status: drawing.progress("Starting", 0, len(found))}
+        for run in score_pictures(detectors, str(name), own, found, rate, folder):
             yield run, *run.show(folder)
 
-    def judge(run: Batch | None, rate: float) -> list[Any]:
+    def judge(run: Batch | None, rate: float) -> Any:
         if run is None or run.rate == rate:
-            return [gr.skip()] * 7
+            return gr.skip()
         folder = components.output_folder()
         run = run.at_rate(rate, folder)
         return [run, *run.show(folder)]
@@ -179,15 +172,14 @@ def batch_tab(detectors: Detectors, own: gr.State) -> gr.Dropdown:
 
         The row of a picture that cannot be read says why.
         """
-        key, found, folder = key_of(detector, None), find_uploads(files), components.output_folder()
-        *_, rows = score_pictures(detectors, detector, key, found, false_positive_rate, folder)
-        return [row.values for row in rows], write_csv(rows, folder / "scores.csv")
+        found, folder = find_uploads(files), components.output_folder()
+        *_, run = score_pictures(detectors, detector, None, found, false_positive_rate, folder)
+        return [row.values for row in run.rows], write_csv(run.rows, folder / "scores.csv")
 
     kept = gr.State(None, time_to_live=1800)
     inputs, outputs = [files, detector, rate, own], [kept, status, done, chart, gallery, table, csv_file]
     run = button.click(score, inputs, outputs, **for_page("batch", show_progress="hidden"))
-    again: dict[str, Any] = {"fn": judge, "inputs": [kept, rate], "outputs": outputs}
-    again |= for_page(show_progress="hidden")
+    again = for_page(fn=judge, inputs=[kept, rate], outputs=outputs, show_progress="hidden")
     rate.change(trigger_mode="always_last", **again)
     run.success(**again)  # the rate may have changed meanwhile
     stop.click(lambda: drawing.progress("Stopped."), None, status, cancels=[run], **for_page())

@@ -1,7 +1,5 @@
 """What several tabs are made of: inputs, buttons and endpoints."""
 
-from __future__ import annotations
-
 import secrets
 import shutil
 import time
@@ -47,16 +45,14 @@ def output_folder() -> Path:
 
 
 def picture_input(ids: str) -> gr.Image:
-    """A picture from a file, the clipboard or the camera; handlers get the path of the uploaded file."""
+    """A picture from a file, the clipboard or the camera; handlers get the path of the file as it was uploaded.
+
+    Gradio itself would open it, and has no words for what is wrong with it.
+    """
     options: dict[str, Any] = {"sources": ["upload", "clipboard", "webcam"], "buttons": [], "image_mode": None}
     alt = "Your picture"
     image = gr.Image(label="Picture", type="filepath", height=320, alt_text=alt, elem_id=f"{ids}-image", **options)
-
-    def untouched(payload: Any) -> str | None:
-        """The file as it was uploaded: gradio would open it, and has no words for what is wrong with it."""
-        return None if payload is None else _uploaded(payload)
-
-    image.preprocess = untouched  # type: ignore[method-assign]
+    image.preprocess = lambda payload: None if payload is None else _uploaded(payload)  # type: ignore[method-assign]
     image.upload(_displayable, image, image, **for_page(show_progress="hidden"))
     return image
 
@@ -81,18 +77,11 @@ def region_input(ids: str) -> gr.ImageEditor:
 
     def painted(payload: Any) -> np.ndarray | None:
         """The one layer, white on nothing, within the limits that are kept for other files."""
-        for layer in payload.layers[:1] if payload else ():
-            region = read_mask_file(_uploaded(layer))
-            return region if region.any() else None
-        return None
+        region = read_mask_file(_uploaded(payload.layers[0])) if payload and payload.layers else None
+        return None if region is None or not region.any() else region
 
     editor.preprocess = painted  # type: ignore[method-assign,assignment]
     return editor
-
-
-def detector_input(ids: str, names: list[str]) -> gr.Dropdown:
-    """A choice of detectors."""
-    return gr.Dropdown(names, value=next(iter(names), None), label="Detector", elem_id=f"{ids}-detector")
 
 
 def rate_input(ids: str) -> gr.Slider:

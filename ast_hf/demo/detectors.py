@@ -1,14 +1,12 @@
 """Detectors by name: loaded once, a few kept, and one run at a time on the device."""
 
-from __future__ import annotations
-
 import json
 import logging
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -20,12 +18,11 @@ from ast_hf.hub.checkpoint import CONFIG_NAME
 from ast_hf.hub.names import available_checkpoints, find_checkpoint
 from ast_hf.inference import Calibration, Prediction, Predictor
 
-Key: TypeAlias = "str | Path"  # a detector's name, or the folder of a visitor's own
+Key: TypeAlias = str | Path  # a detector's name, or the folder of a visitor's own
 _LOG = logging.getLogger(__name__)
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def on_gpu(*, seconds: int) -> Callable[[_Function], _Function]:
+def on_gpu(*, seconds: int) -> Callable[..., Any]:
     """Decorates a function so that a ZeroGPU Space lends it a GPU while it runs; elsewhere it stays as it is."""
     try:
         import spaces
@@ -51,20 +48,12 @@ def load_predictor(key: Key) -> Predictor:
 class Detectors:
     """The detectors that everyone may use, by name, and visitors' own, by the folder of their checkpoint.
 
-    Args:
-        hub_names: Detectors of the Hub ("org/name") to offer beside those that are here.
-        keep: How many stay in memory, those used last.
-        load: As `load_predictor`.
-
-    Attributes:
-        device: Held by whoever computes.
+    Those called `hub_names` ("org/name") are offered beside those that are here. `keep` stay in memory, as used last.
     """
 
-    def __init__(
-        self, hub_names: Sequence[str] = (), *, keep: int = 4, load: Callable[[Key], Predictor] = load_predictor
-    ) -> None:
-        self.device = threading.Lock()
-        self._hub_names, self._keep, self._load = list(hub_names), keep, load
+    def __init__(self, hub_names: Sequence[str] = (), *, keep: int = 4) -> None:
+        self.device = threading.Lock()  # held by whoever computes
+        self._hub_names, self._keep = list(hub_names), keep
         self._loaded: OrderedDict[Key, Predictor] = OrderedDict()
         self._lock = threading.RLock()  # the garbage collector may call `forget` wherever it runs
         # One a name, so that a Hub that does not answer keeps nobody from the other detectors.
@@ -85,11 +74,9 @@ class Detectors:
     ) -> tuple[list[Prediction], Calibration]:
         """Scores parts as `uploads` reads them, one scan a picture, and says what is known about good ones.
 
-        Raises:
-            DemoError: The detector cannot be had, or a part does not fit it.
+        Raises `DemoError` where the detector cannot be had, or a part does not fit it.
         """
-        predictor = self.get(key)
-        if predictor.config.uses_depth and scans is None:
+        if self.get(key).config.uses_depth and scans is None:
             raise DemoError("This detector needs the point cloud of the part as well.")
         try:
             with self.device:
@@ -112,7 +99,7 @@ class Detectors:
                 if key in self._loaded:
                     self._loaded.move_to_end(key)
                     return self._loaded[key]
-            predictor = self._load(key)
+            predictor = load_predictor(key)
             with self._lock:
                 self._loaded[key] = predictor
                 while len(self._loaded) > self._keep:

@@ -1,19 +1,21 @@
 """The tabs "Inspect" and "RGB + 3D": one part, its verdict, and where it differs from good ones."""
 
-from __future__ import annotations
-
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 import ast_hf
 from ast_hf.demo import components, drawing
 from ast_hf.demo.components import for_page
 from ast_hf.demo.detectors import Detectors
-from ast_hf.demo.inspection import Inspection, draw, inspect
 from ast_hf.demo.training import VisitorDetector, key_of
+from ast_hf.demo.uploads import DemoError, read_cloud, read_picture, shown_name
+from ast_hf.inference import Calibration, Prediction
+from ast_hf.inference.regions import draw_regions
 from ast_hf.inference.visualize import DEFAULT_OPACITY
 
 
@@ -22,13 +24,40 @@ def example_pictures() -> list[Path]:
     return sorted(Path(ast_hf.__file__).with_name("assets").joinpath("examples").glob("*.png"))
 
 
-class InspectTab:
-    """Builds the tab where it is made; `with_scan` is for parts that come with a scan.
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What a detector said about a part, what it knows about good ones, and the part's scan if any.
 
-    Attributes:
-        detector: The choice of detectors.
-        automatic: Options of the event that inspects what is there, for a `then`.
+    Kept for its visitor, so that another false-positive rate redraws without the networks.
     """
+
+    detector: str
+    prediction: Prediction
+    calibration: Calibration
+    points: np.ndarray | None = None
+
+    def draw(
+        self, rate: float, folder: Path, opacity: float = DEFAULT_OPACITY
+    ) -> tuple[Prediction, dict[str, Any], dict[str, str]]:
+        """The prediction at a false-positive rate, its report, and both as files in `folder`, by their stem.
+
+        These are original, overlay, regions (PNG), result (JSON), anomaly_map (.npy, float32, H x W), and where there
+        is a scan point_cloud in the colours of the overlay (GLB).
+        """
+        prediction = self.prediction.at_rate(self.calibration, rate)
+        overlay, outlined = prediction.overlay(opacity=opacity), draw_regions(prediction.image, prediction.regions())
+        values = drawing.report(prediction, self.detector, rate)
+        for name, picture in (("original", prediction.image), ("overlay", overlay), ("regions", outlined)):
+            picture.save(folder / f"{name}.png", compress_level=1)  # a visitor waits: a third of the time, more bytes
+        (folder / "result.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        np.save(folder / "anomaly_map.npy", prediction.anomaly_map, allow_pickle=False)
+        if self.points is not None:
+            drawing.write_cloud(folder / "point_cloud.glb", self.points, overlay)
+        return prediction, values, {path.stem: str(path) for path in folder.iterdir()}
+
+
+class InspectTab:
+    """Builds the tab where it is made, with a choice called `detector`; `with_scan` is for parts that have a scan."""
 
     def __init__(self, detectors: Detectors, own: gr.State, *, with_scan: bool = False) -> None:
         self._detectors, self._with_scan, self._ids = detectors, with_scan, "scan" if with_scan else "inspect"
@@ -49,7 +78,7 @@ class InspectTab:
         if self._with_scan:
             label, types = "Point cloud: TIFF of x, y, z in metres", [".tif", ".tiff"]
             self._scan = gr.File(label=label, file_types=types, height=120, elem_id=f"{self._ids}-scan")
-        self.detector = components.detector_input(self._ids, names)
+        self.detector = gr.Dropdown(names, label="Detector", elem_id=f"{self._ids}-detector")
         self._button = gr.Button("Inspect", variant="primary", elem_id=f"{self._ids}-run")
         rows = []
         for path in example_pictures():
@@ -92,7 +121,7 @@ class InspectTab:
         look = [self._rate, self._opacity]
         inputs, outputs = [self._image, self._scan, self.detector, own, *look], [self._kept, *self._shown]
         options = for_page("device", inputs=inputs, outputs=outputs, show_progress_on=self._shown[:2])
-        self.automatic = {"fn": self._inspect_if_complete, **options}
+        self.automatic = {"fn": self._inspect_if_complete, **options}  # for a `then`: inspects what is there
         changes = [self._image.input, self.detector.input, *([self._scan.upload] if self._with_scan else [])]
         quiet = for_page(show_progress="hidden")
         for event in (
@@ -105,21 +134,30 @@ class InspectTab:
         for slider in look:
             slider.change(self._redraw, [self._kept, *look], self._shown, trigger_mode="always_last", **quiet)
 
+    def _score(self, image: str | None, scan: str | None, name: str | None, own: VisitorDetector | None) -> Inspection:
+        """Reads and scores a part: the files of its picture and its scan, as they were uploaded."""
+        if image is None and scan is None:
+            raise DemoError("There is no picture yet: drop one, or choose an example.")
+        picture = None if image is None else read_picture(image)
+        points = None if scan is None else read_cloud(scan)
+        scans = None if points is None else [points]
+        (prediction,), calibration = self._detectors.predict(key_of(name, own), [picture], scans)
+        return Inspection(str(name), replace(prediction, name=shown_name(str(image or scan))), calibration, points)
+
     def _inspect(
-        self, image: str | None, scan: str | None, detector: str | None, own: VisitorDetector | None, *look: float
+        self, image: str | None, scan: str | None, name: str | None, own: VisitorDetector | None, *look: float
     ) -> list[Any]:
-        inspection = inspect(self._detectors, str(detector), key_of(detector, own), image, scan)
+        inspection = self._score(image, scan, name, own)
         return [inspection, *self._redraw(inspection, *look)]
 
     def _inspect_if_complete(self, image: str | None, scan: str | None, *others: Any) -> list[Any]:
-        if image is None or (self._with_scan and scan is None):
-            return self._nothing
-        return self._inspect(image, scan, *others)
+        is_complete = image is not None and (scan is not None or not self._with_scan)
+        return self._inspect(image, scan, *others) if is_complete else self._nothing
 
-    def _redraw(self, inspection: Inspection | None, rate: float, opacity: float) -> list[Any]:
+    def _redraw(self, inspection: Inspection | None, rate: float, opacity: float) -> Any:
         if inspection is None:
-            return [gr.skip()] * len(self._shown)
-        prediction, values, files = draw(inspection, rate, components.output_folder(), opacity)
+            return gr.skip()
+        prediction, values, files = inspection.draw(rate, components.output_folder(), opacity)
         verdict = drawing.verdict(prediction, replace(inspection.calibration, false_positive_rate=rate))
         pictures = [(files["original"], files["overlay"]), files["regions"]]
         downloads = [files["overlay"], files["result"], files["anomaly_map"], files.get("point_cloud")]
@@ -130,7 +168,7 @@ class InspectTab:
 
         A part with a scan also gives its point cloud in the colours of the overlay (GLB).
         """
-        inspection = inspect(self._detectors, detector, key_of(detector, None), image, scan)
-        _, values, files = draw(inspection, false_positive_rate, components.output_folder())
+        inspection = self._score(image, scan, detector, None)
+        _, values, files = inspection.draw(false_positive_rate, components.output_folder())
         cloud = [files.get("point_cloud")] if self._with_scan else []
         return [values, files["overlay"], files["anomaly_map"], *cloud]

@@ -1,7 +1,5 @@
 """The page: four tabs over one set of detectors, and an API beside them."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,7 @@ def default_detectors() -> Detectors:
 def create_demo(
     detectors: Detectors | None = None, settings: TeachSettings | None = None, draw: Draw | None = None
 ) -> gr.Blocks:
-    """Builds the page without starting it.
-
-    Args:
-        detectors: What to choose from; by default `default_detectors()`.
-        settings: How the page trains.
-        draw: Draws good parts for visitors who have no pictures at hand.
-    """
+    """Builds the page without starting it; `draw` draws good parts for visitors who have no pictures at hand."""
     detectors = detectors or default_detectors()
     with gr.Blocks(title="AST: find the defect", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.Markdown(ABOUT, elem_id="about")

@@ -1,10 +1,9 @@
 """The tab "Teach": a detector of the visitor's own, from pictures of good parts."""
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,11 +28,7 @@ _CANVAS = (800, 800)
 
 
 class TeachTab:
-    """Builds the tab where it is made; the new detector becomes one of the `choices`.
-
-    Attributes:
-        use: The button to try it.
-    """
+    """Builds the tab where it is made; the new detector becomes one of the `choices`, `use` is the button to try it."""
 
     def __init__(
         self,
@@ -43,7 +38,7 @@ class TeachTab:
         settings: TeachSettings,
         draw: Draw | None = None,
     ) -> None:
-        self._detectors, self._settings, self._choices = detectors, settings, len(choices)
+        self._detectors, self._settings, self._own, self._choices = detectors, settings, own, choices
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
                 label = "Pictures of good parts, or a zip of them"
@@ -55,43 +50,48 @@ class TeachTab:
                 button, stop = components.start_and_stop("Teach", "teach")
             with gr.Column(scale=3, min_width=280):
                 hint = f"{MIN_SAMPLES} to {MAX_SAMPLES} pictures of good parts, all in the same pose and light."
-                status = gr.HTML(drawing.progress(hint), elem_id="teach-status")
-                with gr.Row(visible=False, elem_id="teach-curves") as curves:
+                self._status = gr.HTML(drawing.progress(hint), elem_id="teach-status")
+                with gr.Row(visible=False, elem_id="teach-curves") as self._curves:
                     options: dict[str, Any] = {"x": "epoch", "y": "loss", "height": 200, "min_width": 200}
                     options |= {"color": "pair", "color_map": _COLOURS}
-                    plots = [gr.LinePlot(title=f"{network.capitalize()} loss", **options) for network in _PLOTS]
-                with gr.Column(visible=False, elem_id="teach-done") as done:
+                    self._plots = [gr.LinePlot(title=f"{network.capitalize()} loss", **options) for network in _PLOTS]
+                with gr.Column(visible=False, elem_id="teach-done") as self._done:
                     with gr.Row():
                         self.use = gr.Button("Try it in Inspect", variant="primary", elem_id="teach-use")
-                        archive = gr.DownloadButton("↓ Checkpoint", elem_id="teach-download")
+                        self._archive = gr.DownloadButton("↓ Checkpoint", elem_id="teach-download")
                     _push_form(own)
-        outputs = [status, curves, *plots, own, done, archive, *choices]
+        outputs = [self._status, self._curves, *self._plots, own, self._done, self._archive, *choices]
         files.change(_canvas, files, region, **for_page(show_progress="hidden"))
         if draw:
             drawn.click(lambda: _pack_drawn(draw), None, files, **for_page())
         run = button.click(self._learn, [files, region, own], outputs, **for_page("teach", show_progress="hidden"))
-        stop.click(lambda: drawing.progress("Stopped."), None, status, cancels=[run], **for_page())
+        stop.click(lambda: drawing.progress("Stopped."), None, self._status, cancels=[run], **for_page())
         inputs = [files, gr.File(label="Region of interest", visible=False)]
         components.endpoint("teach", self._answer, inputs, json="result", files=["checkpoint"], kind="teach")
 
     def _learn(self, files: list[str] | None, region: np.ndarray | None, old: VisitorDetector | None) -> Iterator[Any]:
-        nothing_else = [gr.skip()] * (3 + self._choices)
-        yield drawing.progress("Reading the pictures"), gr.Row(visible=False), None, None, *nothing_else
+        status, plots = self._status, self._plots
+        start = {status: drawing.progress("Reading the pictures"), self._curves: gr.Row(visible=False)}
+        yield start | dict.fromkeys(plots)
         pictures, notes = read_good(find_uploads(files, most=MAX_SAMPLES))
-        text = " ".join([f"Teaching {len(pictures)} good parts.", *notes])
-        yield drawing.progress(text), gr.skip(), gr.skip(), gr.skip(), *nothing_else
+        yield {status: drawing.progress(" ".join([f"Teaching {len(pictures)} good parts.", *notes]))}
         own, steps = VisitorDetector(self._detectors), list[TrainingStep]()
         for step in own.train(pictures, self._settings, region):
             steps.append(step)
             bar = drawing.progress(f"{step.stage.capitalize()}: {step.done} of {step.total}", step.done, step.total)
-            yield bar, gr.Row(visible=True), *_curves(steps), *nothing_else
+            yield {status: bar, self._curves: gr.Row(visible=True), **dict(zip(plots, _frames(steps), strict=True))}
         if old is not None:
             old.close()
         calibration = self._detectors.calibration(own.folder)
         text = " ".join([f"Your detector knows {len(pictures)} good parts.", calibration.describe(), *notes])
         names = gr.Dropdown([OWN_DETECTOR, *self._detectors.names(with_scan=False)])
-        ready = own, gr.Column(visible=True), own.pack(components.output_folder()), *[names] * self._choices
-        yield drawing.progress(text) + drawing.distribution(calibration), gr.skip(), gr.skip(), gr.skip(), *ready
+        yield {
+            status: drawing.progress(text) + drawing.distribution(calibration),
+            self._own: own,
+            self._done: gr.Column(visible=True),
+            self._archive: own.pack(components.output_folder()),
+            **dict.fromkeys(self._choices, names),
+        }
 
     def _answer(self, files: list[str], region: str | None = None) -> tuple[dict[str, Any], str]:
         """Trains a detector on pictures of good parts, or zips of them: losses, calibration, checkpoint (zip).
@@ -105,25 +105,29 @@ class TeachTab:
             raise DemoError("The region of interest has nothing white: white is looked at.")
         steps = list(own.train(pictures, self._settings, mask))
         calibration = json.loads((own.folder / CALIBRATION_NAME).read_text("utf-8"))
-        loss = {stage: _losses(steps, stage) for stage in dict.fromkeys(step.stage for step in steps if step.loss)}
-        values = {"pictures": len(pictures), "notes": notes, "loss": loss, "calibration": calibration}
+        values = {"pictures": len(pictures), "notes": notes, "loss": _losses(steps), "calibration": calibration}
         return values, own.pack(components.output_folder())
 
 
-def _losses(steps: Sequence[TrainingStep], stage: str) -> list[float]:
-    return [step.loss for step in steps if step.stage == stage and step.loss is not None]
+def _losses(steps: Sequence[TrainingStep]) -> dict[str, list[float]]:
+    """The losses of each stage, epoch by epoch."""
+    losses = defaultdict[str, list[float]](list)
+    for step in steps:
+        if step.loss is not None:
+            losses[step.stage].append(step.loss)
+    return losses
 
 
-def _curves(steps: Sequence[TrainingStep]) -> list[Any]:
+def _frames(steps: Sequence[TrainingStep]) -> Iterator[Any]:
+    """What the plots show."""
     import pandas as pd  # half a second that the page need not wait for
 
-    curves = []
+    losses = _losses(steps)
     for network in _PLOTS:
-        losses = zip(_COLOURS, (_losses(steps, network), _losses(steps, f"local {network}")), strict=True)
-        rows = [(epoch, loss, pair) for pair, many in losses for epoch, loss in enumerate(many, 1)]
+        pairs = zip(_COLOURS, (network, f"local {network}"), strict=True)
+        rows = [(epoch, loss, pair) for pair, stage in pairs for epoch, loss in enumerate(losses[stage], 1)]
         frame = pd.DataFrame(rows, columns=["epoch", "loss", "pair"])
-        curves.append(frame.astype({"epoch": float, "loss": float}))  # of an empty one too, else axes are of words
-    return curves
+        yield frame.astype({"epoch": float, "loss": float})  # of an empty one too, else axes are of words
 
 
 def _pack_drawn(draw: Draw) -> list[str]:

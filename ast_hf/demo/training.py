@@ -1,7 +1,5 @@
 """A visitor's own detector: trained step by step, kept in a temporary folder, gone with its visitor."""
 
-from __future__ import annotations
-
 import queue
 import shutil
 import tempfile
@@ -54,14 +52,10 @@ class TrainingStep(NamedTuple):
 
 
 class VisitorDetector:
-    """A visitor's own detector, a checkpoint in a temporary folder.
+    """A visitor's own detector, a checkpoint in the temporary `folder`, which `close` deletes.
 
     It goes with this object, from disk and from memory: gradio drops the sessions of those who left long ago, and
     where there are too many also others, without a word.
-
-    Attributes:
-        folder: Of the checkpoint.
-        close: Deletes it now.
     """
 
     def __init__(self, detectors: Detectors) -> None:
@@ -74,9 +68,7 @@ class VisitorDetector:
         """Trains on pictures of good parts, holding the device for a step at a time: whoever inspects waits for one.
 
         Only what is true in `region`, bool (H, W) of the pictures' aspect, is looked at; all where there is none.
-
-        Raises:
-            DemoError: The backbone's weights cannot be had, or the loss went astray.
+        Raises `DemoError` where the backbone's weights cannot be had, or the loss went astray.
         """
         with closing(_train(pictures, self.folder, settings, region)) as source:
 
@@ -87,14 +79,13 @@ class VisitorDetector:
             yield from iter(advance, None)
 
     def pack(self, folder: Path) -> str:
-        """Packs the checkpoint, config.json, model.safetensors and calibration.json, as a zip into a folder."""
+        """Packs the checkpoint as a zip into a folder; gives its path."""
         return shutil.make_archive(str(folder / self.folder.name), "zip", self.folder.parent, self.folder.name)
 
     def push(self, repo_id: str, token: str, *, private: bool) -> str:
         """Uploads it with the visitor's own token, which is kept nowhere; gives the commit's address.
 
-        Raises:
-            DemoError: Something is missing, or the Hub refuses or cannot be reached.
+        Raises `DemoError` where something is missing, or the Hub refuses or cannot be reached.
         """
         if not token:
             raise DemoError("Give a token of your own with the right to write: huggingface.co/settings/tokens.")
@@ -116,8 +107,7 @@ def key_of(name: str | None, own: VisitorDetector | None) -> Key:
 def read_good(uploads: Sequence[Upload]) -> tuple[list[Image.Image], list[str]]:
     """The pictures that can be read, and sentences: which folders of a zip they are from, copies, and what cannot.
 
-    Raises:
-        DemoError: Too few are left to train and calibrate, or a zip holds more than good parts.
+    Raises `DemoError` where too few are left to train and calibrate, or a zip holds more than good parts.
     """
     try:
         check_good_parts("", (upload.place for upload in uploads))
@@ -152,11 +142,11 @@ def _train(
             raise CancelledError
 
     def work() -> None:
-        recipe, weights = settings.recipe, settings.backbone_weights
+        # Nothing of a visitor's pictures is kept, features included.
+        options: dict[str, Any] = {"region": region, "cache_folder": False, "progress": progress}
+        options["backbone_weights"] = settings.backbone_weights
         try:
-            # Nothing of a visitor's pictures is kept, features included.
-            options: dict[str, Any] = {"backbone_weights": weights, "cache_folder": False, "progress": progress}
-            train(settings.config, list(pictures), recipe, region=region, **options).save_pretrained(folder)
+            train(settings.config, list(pictures), settings.recipe, **options).save_pretrained(folder)
             told.put(None)
         except BaseException as error:  # raised again where the steps are asked for
             told.put(error)

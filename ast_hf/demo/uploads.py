@@ -1,7 +1,5 @@
 """Strangers' files, within limits: pictures one by one or in a zip, and organised point clouds."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
@@ -68,16 +66,15 @@ class Upload:
 def read_picture(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Image.Image:
     """A picture as `data.read_image` gives it, scaled down to `MAX_PIXELS`.
 
-    Raises:
-        DemoError: It cannot be used; the error knows it by `name`, or by the file's own name.
+    Raises `DemoError`, which knows it by `name` or by the file's own name, where it cannot be used.
     """
     with _named(name or shown_name(str(source))):
         picture = read_image(source, limits=_LIMITS)
     ratio = (MAX_PIXELS / (picture.width * picture.height)) ** 0.5
-    if ratio < 1:
-        size = max(1, int(picture.width * ratio)), max(1, int(picture.height * ratio))
-        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return picture
+    if ratio >= 1:
+        return picture
+    width, height = (max(1, int(side * ratio)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def read_mask_file(path: str | os.PathLike[str]) -> np.ndarray:
@@ -95,8 +92,7 @@ def read_cloud(path: str | os.PathLike[str]) -> np.ndarray:
 def find_uploads(paths: Sequence[str] | None, *, most: int = MAX_PICTURES) -> list[Upload]:
     """The uploaded pictures, with those inside of zips; nothing is read or unpacked yet.
 
-    Raises:
-        DemoError: There are none, too many, or a zip is damaged or larger than it may be.
+    Raises `DemoError` where there are none, too many, or a zip is damaged or larger than it may be.
     """
     found: list[Upload] = []
     for path in map(Path, paths or ()):

@@ -1,7 +1,5 @@
 """Checkpoints on disk: config.json, model.safetensors, calibration.json, metrics.json; strict, whole, only data."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -61,59 +59,47 @@ def write(
     never mixed; metrics.json may be written later.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {CONFIG_NAME: _to_json(config)}
-    if calibration is not None:
-        files[CALIBRATION_NAME] = _to_json(calibration)
-    metadata = {"format": "pt", **metadata, **{f"{name}.sha256": _sha256(data) for name, data in files.items()}}
+    files = {CONFIG_NAME: config, CALIBRATION_NAME: calibration, METRICS_NAME: metrics}
+    texts = {
+        name: json.dumps(values, indent=2, allow_nan=False) for name, values in files.items() if values is not None
+    }
+    data = {name: f"{text}\n".encode() for name, text in texts.items()}
+    seals = {f"{name}.sha256": hashlib.sha256(data[name]).hexdigest() for name in data if name != METRICS_NAME}
     stored = {name: _storable(name, tensor, half_precision) for name, tensor in tensors.items()}
-    for name, data in files.items():
-        write_atomic(folder / name, data)
-    if metrics is not None:
-        write_atomic(folder / METRICS_NAME, _to_json(metrics))
-    for name, values in ((CALIBRATION_NAME, calibration), (METRICS_NAME, metrics)):
-        if values is None:
+    for name in files:
+        if name in data:
+            write_atomic(folder / name, data[name])
+        else:
             (folder / name).unlink(missing_ok=True)
-    write_atomic(folder / WEIGHTS_NAME, *_serialized(stored, metadata))
+    write_atomic(folder / WEIGHTS_NAME, *_serialized(stored, {"format": "pt", **metadata, **seals}))
 
 
 def read(folder: Path) -> SavedModel:
-    """Reads a checkpoint folder.
-
-    Raises:
-        CheckpointError: A file is missing, unreadable, or was not written together with the others.
-    """
+    """Reads a checkpoint folder; `CheckpointError` where a file is missing, unreadable, or not one of the others'."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder with a saved detector (config.json, model.safetensors).")
-    config_bytes = _read_bytes(folder / CONFIG_NAME)
-    weights = folder / WEIGHTS_NAME
+    files, weights = {CONFIG_NAME: _read_bytes(folder / CONFIG_NAME)}, folder / WEIGHTS_NAME
     if not weights.is_file():
         raise CheckpointError(f"{folder} has no {WEIGHTS_NAME}; other formats (.bin, .pt, .pth) are not loaded.")
     tensors, metadata = _read_tensors(weights)
-    files = {CONFIG_NAME: config_bytes}
     if f"{CALIBRATION_NAME}.sha256" in metadata:
         files[CALIBRATION_NAME] = _read_bytes(folder / CALIBRATION_NAME)
     for name, data in files.items():
-        if metadata.get(f"{name}.sha256") != _sha256(data):
+        if metadata.get(f"{name}.sha256") != hashlib.sha256(data).hexdigest():
             raise CheckpointError(f"{folder / name} was changed or belongs to another checkpoint than {WEIGHTS_NAME}.")
     if (folder / METRICS_NAME).is_file():
         files[METRICS_NAME] = _read_bytes(folder / METRICS_NAME)
     parsed = {name: _from_json(folder / name, data) for name, data in files.items()}
-    if parsed[CONFIG_NAME].get("config_version") == 1:
+    config, calibration, metrics = parsed[CONFIG_NAME], parsed.get(CALIBRATION_NAME), parsed.get(METRICS_NAME)
+    if config.get("config_version") == 1:
         tensors = {_renamed(name): tensor for name, tensor in tensors.items()}
-    return SavedModel(
-        folder, parsed[CONFIG_NAME], tensors, metadata, parsed.get(CALIBRATION_NAME), parsed.get(METRICS_NAME)
-    )
+    return SavedModel(folder, config, tensors, metadata, calibration, metrics)
 
 
 def checked(saved: SavedModel, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The saved tensors in the types of `wanted`: each is there, has its shape and a value in range, and no other is.
+    """The saved tensors in the types of `wanted`, which may be on the meta device.
 
-    Args:
-        saved: As `read`.
-        wanted: What the configuration asks for; only shapes and types count, so it may be on the meta device.
-
-    Raises:
-        CheckpointError: The first tensor that is not so, by name.
+    Raises a `CheckpointError` that names one which is missing, too many, of another shape or type, or out of range.
     """
     where = saved.folder / WEIGHTS_NAME
     if missing := sorted(set(wanted) - set(saved.tensors)):
@@ -193,10 +179,6 @@ def _read_bytes(path: Path) -> bytes:
         raise CheckpointError(f"{path} cannot be read ({reason}); a saved detector has one.") from error
 
 
-def _to_json(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
-
-
 def _from_json(path: Path, data: bytes) -> dict[str, Any]:
     try:
         values = json.loads(data)
@@ -205,7 +187,3 @@ def _from_json(path: Path, data: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} must hold a JSON object.")
     return values
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

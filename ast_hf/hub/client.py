@@ -1,7 +1,5 @@
 """The Hub's client, and sentences for what it raises."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 
@@ -24,12 +22,11 @@ def explained(what: str, revision: str | None = None, *, offline: bool = False, 
     """Makes a sentence that says what to do of whatever the Hub's client raises."""
     try:
         yield
-    except _HUB_ERRORS as error:
-        raise CheckpointError(_explanation(error, what, revision, offline) + tried) from error
-    except RuntimeError as error:
-        if not isinstance(error.__cause__, _HUB_ERRORS):  # uploads wrap theirs
+    except (*_HUB_ERRORS, RuntimeError) as error:
+        cause = error if isinstance(error, _HUB_ERRORS) else error.__cause__  # uploads wrap theirs in a RuntimeError
+        if not isinstance(cause, _HUB_ERRORS):
             raise
-        raise CheckpointError(_explanation(error.__cause__, what, revision, offline) + tried) from error
+        raise CheckpointError(_explanation(cause, what, revision, offline) + tried) from error
 
 
 def _explanation(error: BaseException, what: str, revision: str | None, offline: bool) -> str:

@@ -1,7 +1,5 @@
 """Where checkpoints come from: names, what comes with the package, the local store, and the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -11,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub.errors as hf
 from huggingface_hub import constants
@@ -35,32 +33,16 @@ _DOWNLOAD = ("token", "cache_dir", "force_download", "local_files_only")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
-class Saveable(Protocol):
-    """A detector, as far as the local store is concerned."""
-
-    backbone: Backbone | None
-
-    def save_pretrained(self, folder: str | Path, *, include_backbone: bool = True) -> None:
-        """As `ASTDetector.save_pretrained`."""
-
-
 def find_checkpoint(
     name: str | Path, *, revision: str | None = None, subfolder: str | None = None, **download: Any
 ) -> Path:
     """Finds the folder of a checkpoint, downloading it where needed; the log says where it was found.
 
     In this order: the local store (`store`), checkpoints that come with the package, the alias table (repositories of
-    the organisation `$AST_HF_ORG`, or ast-hf), Hub ids "org/name", folders. A `revision` asks the Hub alone.
+    the organisation `$AST_HF_ORG`, or ast-hf), Hub ids "org/name", folders. A `revision` asks the Hub alone, and a
+    `Path` is always a folder. Arguments: see `ASTDetector.from_pretrained`.
 
-    Args:
-        name: "ast-mvtec-bottle", "org/name" or "./folder"; a `Path` is always a folder.
-        revision: Branch, tag or commit on the Hub.
-        subfolder: Of the repository or folder, where the checkpoint lies in one.
-        download: Of `HfApi.snapshot_download`: token, cache_dir, force_download, local_files_only.
-
-    Raises:
-        CheckpointError: Nothing has this name, or two things have, or the Hub cannot give it.
-        TypeError: There is no such argument.
+    Raises a `CheckpointError` where nothing has this name, or two things have, or the Hub cannot give it.
     """
     if unknown := sorted(download.keys() - set(_DOWNLOAD)):
         known = f"revision, subfolder, device, dtype, backbone_weights, {', '.join(_DOWNLOAD)}"
@@ -68,7 +50,9 @@ def find_checkpoint(
     text, folder = os.fspath(name), Path(os.path.expanduser(name))
     is_path = not isinstance(name, str) or _PATH.match(text) is not None
     places = [] if is_path or "/" in text else [root / text for root in _roots("checkpoints")]
-    stored = next(filter(None, map(_whole, places)), None) if revision is None else None
+    # Or what lay there before, where replacing it was cut short.
+    whole = (lying for place in places for lying in (place, _aside(place)) if (lying / CONFIG_NAME).is_file())
+    stored = next(whole, None) if revision is None else None
     repo_id, pinned = (text, None) if "/" in text else _alias(text)
     other = (stored or repo_id) if places else None
     if other and revision is None and (folder / CONFIG_NAME).is_file():
@@ -98,8 +82,8 @@ def available_checkpoints() -> list[str]:
     return sorted(filter(_NAME.fullmatch, names))
 
 
-def store(source: Saveable | str | Path, name: str, metrics: Mapping[str, Any] | None = None) -> Path:
-    """Puts a detector, or the folder of one, into the local store, where `from_pretrained(name)` finds it.
+def store(source: Any, name: str, metrics: Mapping[str, Any] | None = None) -> Path:
+    """Puts an `ASTDetector`, or the folder of one, into the local store, where `from_pretrained(name)` finds it.
 
     A detector's backbone is stored once for all that share it. A folder is taken as it is, its weights without a copy
     where that is possible; `metrics` replaces those that it has. Gives the new folder, which appears whole or not at
@@ -108,7 +92,7 @@ def store(source: Saveable | str | Path, name: str, metrics: Mapping[str, Any] |
     target = check_name(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
-        new = Path(temporary, "new")
+        new, old = Path(temporary, "new"), _aside(target)
         if isinstance(source, (str, Path)):
             shutil.copytree(checkpoint.read(Path(source)).folder, new, copy_function=_link_or_copy)
             if metrics is not None:
@@ -117,17 +101,18 @@ def store(source: Saveable | str | Path, name: str, metrics: Mapping[str, Any] |
             source.save_pretrained(new, include_backbone=False)
             if source.backbone is not None:
                 store_backbone(source.backbone)
-        _replace_folder(new, target)
+        # A folder cannot be replaced in one step: at every moment one of the two has a name that is looked for.
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(target, old)
+        os.replace(new, target)
+        sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     return target
 
 
 def check_name(name: str) -> Path:
-    """Where `store` puts what it gets under a name; raises where it cannot, so that it is known before training.
-
-    Raises:
-        CheckpointError: It cannot be a name.
-        OutputError: The local store cannot be written to.
-    """
+    """Where `store` puts what has this name; `CheckpointError` for what is none, `OutputError` where it cannot."""
     if not _NAME.fullmatch(name):
         raise CheckpointError(f"{name!r} cannot name a detector: use letters, digits, dots, dashes and underscores.")
     target = home() / "checkpoints" / name
@@ -135,28 +120,9 @@ def check_name(name: str) -> Path:
     return target
 
 
-def _replace_folder(new: Path, target: Path) -> None:
-    """Puts a folder in the place of another; at every moment one of the two is there under a name that is looked for.
-
-    A folder that is not empty cannot be replaced in one step.
-    """
-    old = _aside(target)
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-    os.replace(new, target)
-    sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _aside(folder: Path) -> Path:
     """Where a folder lies while it is being replaced."""
     return folder.with_name(f".{folder.name}.old")
-
-
-def _whole(folder: Path) -> Path | None:
-    """A checkpoint's folder, or what lay there before, where replacing it was cut short; None without either."""
-    return next((place for place in (folder, _aside(folder)) if (place / CONFIG_NAME).is_file()), None)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -168,13 +134,12 @@ def _link_or_copy(source: str, target: str) -> None:
     return None
 
 
-def store_backbone(backbone: Backbone) -> Path:
+def store_backbone(backbone: "Backbone") -> None:
     """Puts a backbone into the local store under its digest, for checkpoints that are saved without it."""
     path = home() / "backbones" / f"{backbone.digest()[:16]}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, save({k: v.cpu().contiguous() for k, v in backbone.state_dict().items()}))
-    return path
 
 
 def find_backbone(digest: str | None) -> Path | None:

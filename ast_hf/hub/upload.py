@@ -1,7 +1,5 @@
 """Uploading a saved detector to the Hugging Face Hub, with a card that nobody's edits are lost from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +23,9 @@ def upload_checkpoint(
 ) -> CommitInfo:
     """Uploads a checkpoint's folder in one commit; a card on the Hub that someone has edited is kept.
 
-    Args:
-        folder: Gets the card as README.md where it is to be uploaded.
-        repo_id: "org/name"; made where it is missing.
-        card: The text of the card (`model_card.write_card`).
-        private, token, branch: Of the repository, as elsewhere on the Hub.
-        upload: Of `HfApi.upload_folder`: commit_message, create_pr.
-
-    Raises:
-        CheckpointError: The Hub refuses, or cannot be reached.
+    The repository "org/name" is made where it is missing, and the folder gets the card (`model_card.write_card`) as
+    README.md where it is to be uploaded. `upload` is of `HfApi.upload_folder`: commit_message, create_pr. Raises a
+    `CheckpointError` where the Hub refuses or cannot be reached.
     """
     api = client(token)
     stale = [CALIBRATION_NAME, METRICS_NAME]  # of an earlier push, where this one lacks them

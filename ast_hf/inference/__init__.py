@@ -1,7 +1,4 @@
-"""What a verdict is and how it is reached: calibration, predictor and its runtimes, drawing.
-
-May import from `ast_hf`: `config`, `errors`, `files`, `nn` and `data`.
-"""
+"""What a verdict is and how it is reached: calibration, predictor and its runtimes, drawing."""
 
 from ast_hf.inference.calibration import Calibration
 from ast_hf.inference.prediction import Prediction

@@ -19,37 +19,34 @@ _MAX_SCORES = 1_000_000
 class Calibration:
     """What a detector says about good parts that it was not trained on.
 
-    Args:
-        scores: Image scores of the held-out good parts; sorted on construction.
-        peaks: The largest value of each of their anomaly maps as shown, upsampled; sorted on construction.
-        false_positive_rate: Share of good parts that may be called anomalous, in (0, 1).
-        precision: Arithmetic of the convolutions that the scores were computed in.
+    Its methods take another `false_positive_rate` than the stored one, in (0, 1).
 
     Raises:
         ConfigError: No scores, a score that is not finite, a rate outside (0, 1), or another precision.
     """
 
-    scores: tuple[float, ...]
-    peaks: tuple[float, ...]
-    false_positive_rate: float = DEFAULT_FALSE_POSITIVE_RATE
-    precision: Literal["fp32", "bf16"] = "fp32"
+    scores: tuple[float, ...]  # image scores of the held-out good parts; sorted on construction
+    peaks: tuple[float, ...]  # the largest value of each of their anomaly maps as shown, upsampled; sorted likewise
+    false_positive_rate: float = DEFAULT_FALSE_POSITIVE_RATE  # share of good parts that may be called anomalous
+    precision: Literal["fp32", "bf16"] = "fp32"  # arithmetic of the convolutions that the scores were computed in
 
     def __post_init__(self) -> None:
         for name in ("scores", "peaks"):
-            object.__setattr__(self, name, _checked(name, getattr(self, name)))
+            values = getattr(self, name)
+            if not 0 < len(values) <= _MAX_SCORES:
+                raise ConfigError(f"A calibration needs {name} of at least one held-out good part.")
+            for x in values:
+                if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x) or x < 0:
+                    raise ConfigError(
+                        f"The calibration {name} hold {str(x)[:40]}: only finite numbers from 0 up will do."
+                    )
+            object.__setattr__(self, name, tuple(sorted(map(float, values))))
         check_rate(self.false_positive_rate)
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"The calibration's precision is {str(self.precision)[:40]!r}: it is fp32 or bf16.")
 
     def threshold(self, false_positive_rate: float | None = None) -> float:
-        """The image score above which a part is called anomalous.
-
-        Args:
-            false_positive_rate: Another rate than the stored one, in (0, 1).
-
-        Raises:
-            ConfigError: The rate is outside (0, 1).
-        """
+        """The image score above which a part is called anomalous."""
         return upper_bound(self.scores, self._rate(false_positive_rate))
 
     def map_threshold(self, false_positive_rate: float | None = None) -> float:
@@ -59,13 +56,9 @@ class Calibration:
     def promised_rate(self, false_positive_rate: float | None = None) -> float:
         """The false-positive rate that this detector's threshold stays under with 95 % confidence (`CONFIDENCE`).
 
-        `false_positive_rate` holds on average over sets of held-out parts; one set may be luckier than another. The
-        k-th smallest of n scores has a share of new ones above it that is Beta(n + 1 - k, k), whatever their
-        distribution; this is its quantile, Clopper and Pearson's upper limit for n - k of n. Thresholds extrapolated
-        from few scores lie above the largest and are given its limit.
-
-        Args:
-            false_positive_rate: Another rate than the stored one, in (0, 1).
+        `false_positive_rate` holds on average over sets of held-out parts. The k-th smallest of n scores has a share of
+        new ones above it that is Beta(n + 1 - k, k), whatever their distribution; this is its quantile, Clopper and
+        Pearson's upper limit for n - k of n. Thresholds extrapolated from few scores are given the largest one's.
         """
         count = len(self.scores)
         rank = min(_rank(count, self._rate(false_positive_rate)), count)
@@ -103,11 +96,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Reads what `to_dict` wrote.
-
-        Raises:
-            CheckpointError: A field is missing or unusable.
-        """
+        """Reads what `to_dict` wrote; raises `CheckpointError` where a field is missing or unusable."""
         try:
             precision = values.get("precision", "fp32")  # what all had before it was written down
             return cls(tuple(values["scores"]), tuple(values["peaks"]), values["false_positive_rate"], precision)
@@ -115,16 +104,14 @@ class Calibration:
             raise CheckpointError(f"The stored calibration cannot be used ({error}).") from error
 
     def _rate(self, rate: float | None) -> float:
-        if rate is None:
-            return self.false_positive_rate
-        check_rate(rate)
-        return rate
+        return self.false_positive_rate if rate is None else check_rate(rate)
 
 
-def check_rate(rate: object) -> None:
-    """Raises `ConfigError` for a false-positive rate that is no number in (0, 1)."""
+def check_rate(rate: float) -> float:
+    """The false-positive rate; raises `ConfigError` where it is no number in (0, 1)."""
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
         raise ConfigError(f"false_positive_rate is {rate!r}: give a number between 0 and 1, such as 0.05.")
+    return rate
 
 
 def upper_bound(scores: Sequence[float], false_positive_rate: float) -> float:
@@ -134,9 +121,7 @@ def upper_bound(scores: Sequence[float], false_positive_rate: float) -> float:
     assumes nothing about the distribution. With fewer there is no such bound below infinity; then the one-sided
     prediction bound of a log-normal distribution with unknown mean and deviation is used (Student's t quantile).
 
-    Args:
-        scores: At least one, not negative, sorted.
-        false_positive_rate: In (0, 1).
+    The scores, at least one, are not negative and sorted; the rate is in (0, 1).
     """
     n = len(scores)
     rank = _rank(n, false_positive_rate)
@@ -172,12 +157,3 @@ def _exceeded(count: int, above: int) -> float:
     from scipy.special import betaincinv
 
     return float(betaincinv(above + 1, count - above, CONFIDENCE))
-
-
-def _checked(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    if not 0 < len(values) <= _MAX_SCORES:
-        raise ConfigError(f"A calibration needs {name} of at least one held-out good part.")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise ConfigError(f"The calibration {name} hold {str(value)[:40]}: only finite numbers from 0 up will do.")
-    return tuple(sorted(float(value) for value in values))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,58 +16,48 @@ from ast_hf.errors import RuntimeUnavailableError
 from ast_hf.nn.network import ASTNetwork, MapAndScore
 
 
-class OpenVINORuntime:
-    """A network as it is now, compiled for one part at a time, as OpenVINO is fastest at; threads take turns.
+def openvino_runtime(network: ASTNetwork, precision: Precision) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A `runtimes.Runtime`, compiled for one part at a time, as OpenVINO is fastest at; threads take turns.
 
     Compiling takes seconds, half a minute with the paper's presets.
-
-    Raises:
-        RuntimeUnavailableError: OpenVINO is missing, or the network is not on a CPU.
     """
+    if network.device.type != "cpu":
+        raise RuntimeUnavailableError("OpenVINO is for CPUs: load the detector with device='cpu'.")
+    try:
+        import onnxscript  # noqa: F401 (torch's exporter is built on it)
+        import openvino
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"The runtime openvino needs {error.name}: pip install openvino onnx onnxscript."
+        ) from error
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    examples, core = _example_inputs(network), openvino.Core()
+    # By way of ONNX, from which OpenVINO fuses more than from torch.export's own programs.
+    program = to_onnx(MapAndScore(copy.deepcopy(network).eval()), examples)
+    compiled = core.compile_model(core.read_model(program.model_proto.SerializeToString()), "CPU", settings)
+    request, lock = compiled.create_infer_request(), threading.Lock()
 
-    def __init__(self, network: ASTNetwork, precision: Precision) -> None:
-        if network.device.type != "cpu":
-            raise RuntimeUnavailableError("OpenVINO is for CPUs: load the detector with device='cpu'.")
-        inputs = example_inputs(network)
-        self._names = list(inputs)
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        try:
-            import onnxscript  # noqa: F401 (torch's exporter is built on it)
-            import openvino
-        except ImportError as error:
-            raise RuntimeUnavailableError(
-                f"The runtime openvino needs {error.name}: pip install openvino onnx onnxscript."
-            ) from error
-        # By way of ONNX, from which OpenVINO fuses more than from torch.export's own programs.
-        program = to_onnx(MapAndScore(copy.deepcopy(network).eval()), inputs)
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(program.model_proto.SerializeToString()), "CPU", settings)
-        self._request, self._lock = compiled.create_infer_request(), threading.Lock()
+    def infer(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        request.infer([tensor.numpy() for tensor in inputs])
+        # Copies: the request's own memory holds the next results.
+        return [torch.tensor(request.get_output_tensor(i).data) for i in range(2)]
 
-    def __call__(
-        self, pixel_values: Tensor | None, depth: Tensor | None, foreground: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        given = {"pixel_values": pixel_values, "depth": depth, "foreground": foreground}
-        inputs = [tensor for name in self._names if (tensor := given[name]) is not None]
-        if len(inputs) < len(self._names):
-            raise ValueError(f"This detector needs {', '.join(self._names)}.")
-        with self._lock:
-            parts = [self._infer(part) for part in zip(*(tensor.split(1) for tensor in inputs), strict=True)]
+    def compute(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        given = dict(zip(("pixel_values", "depth", "foreground"), inputs, strict=True))
+        split = [tensor.split(1) for name in examples if (tensor := given[name]) is not None]
+        with lock:
+            parts = [infer(part) for part in zip(*split, strict=True)]
         maps, scores = zip(*parts, strict=True)
         return torch.cat(maps), torch.cat(scores)
 
-    def _infer(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        self._request.infer([tensor.numpy() for tensor in inputs])
-        # Copies: the request's own memory holds the next results.
-        anomaly_map, score = (torch.tensor(self._request.get_output_tensor(i).data) for i in range(2))
-        return anomaly_map, score
+    return compute
 
 
-def example_inputs(network: ASTNetwork) -> dict[str, Tensor]:
+def _example_inputs(network: ASTNetwork) -> dict[str, Tensor]:
     """Random inputs of `ASTNetwork.forward` for one part, by name, as far as the modality needs them."""
     config, generator = network.config, torch.Generator().manual_seed(0)
     size, inputs = (1, 1, config.depth_size, config.depth_size), {}

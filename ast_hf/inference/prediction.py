@@ -17,32 +17,19 @@ from ast_hf.inference.visualize import DEFAULT_OPACITY, overlay
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a detector says about one part.
+    """What a detector says about one part; without calibration it does not decide, and what decides is None."""
 
-    Attributes:
-        name: The file's path, or a stand-in for data without one.
-        image: The picture as read, upright, RGB, perhaps scaled down to draw on; a grey height picture where only a
-            scan was given.
-        cells: (h, w) float32, the anomaly map as the networks give it; larger is more anomalous.
-        score: The image score.
-        threshold: The score above which a part is called anomalous, or None without calibration.
-        is_anomalous: Whether `score` is above `threshold`, or None without calibration.
-        p_value: How often a good part scores at least as high, in (0, 1], or None without calibration.
-        map_threshold: The map value that good parts rarely exceed: the scale of heat maps; None without calibration.
-        region: bool (H, W) of any size over the picture, the detector's region of interest, or None where it has none.
-        full_size: (width, height) in pixels of the picture that `image` was scaled down from, or None if it was not.
-    """
-
-    name: str
+    name: str  # the file's path, or a stand-in for data without one
+    # The picture as read, upright, RGB, perhaps scaled down to draw on; a grey height picture of a scan alone.
     image: Image.Image
-    cells: np.ndarray
-    score: float
-    threshold: float | None = None
-    is_anomalous: bool | None = None
-    p_value: float | None = None
-    map_threshold: float | None = None
-    full_size: tuple[int, int] | None = None
-    region: np.ndarray | None = None
+    cells: np.ndarray  # (h, w) float32, the anomaly map as the networks give it; larger is more anomalous
+    score: float  # the image score
+    threshold: float | None = None  # the score above which a part is called anomalous
+    is_anomalous: bool | None = None  # whether `score` is above `threshold`
+    p_value: float | None = None  # how often a good part scores at least as high, in (0, 1]
+    map_threshold: float | None = None  # the map value that good parts rarely exceed: the scale of heat maps
+    full_size: tuple[int, int] | None = None  # (width, height) of the picture that `image` was scaled down from
+    region: np.ndarray | None = None  # bool, of any size over the picture: the detector's region of interest
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,14 +42,9 @@ class Prediction:
         return self._map_over(*self.size)
 
     def overlay(self, scale: float | None = None, *, opacity: float = DEFAULT_OPACITY) -> Image.Image:
-        """The picture with its anomalous places coloured, on a scale that does not depend on this picture.
+        """The picture with its anomalous places coloured (`visualize.overlay`), on a scale that does not depend on it.
 
-        Args:
-            scale: Map value at which a pixel counts as anomalous; `map_threshold` by default.
-            opacity: How much of the colour covers the picture there, in [0, 1].
-
-        Raises:
-            ValueError: The detector is not calibrated and no scale was given.
+        `ValueError` where the detector is not calibrated, which gives the scale by default, and none was given.
         """
         cells = self._map_over(*self.image.size)
         return overlay(self.image, cells, self._scale(scale), opacity=opacity, region=self.region)
@@ -77,12 +59,7 @@ class Prediction:
         return [region for region in scaled if region.area >= min_area]
 
     def at_rate(self, calibration: Calibration, false_positive_rate: float | None = None) -> Prediction:
-        """This prediction with threshold, verdict, p-value and heat-map scale of a calibration.
-
-        Args:
-            calibration: The detector's.
-            false_positive_rate: Another rate than the calibration's own, in (0, 1).
-        """
+        """This prediction judged by a calibration, at its own false-positive rate or another one in (0, 1)."""
         threshold = calibration.threshold(false_positive_rate)
         return replace(
             self,

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain, islice
-from typing import Any, TypeVar
+from itertools import chain, pairwise
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ast_hf.config import Precision
-from ast_hf.data.samples import (
-    LoadedSample,
-    Sample,
-    batched,
-    count_readers,
-    load_sample,
-    prefetch,
-    stack,
-    stack_pixel_values,
-)
+from ast_hf.data.sample import Sample
+from ast_hf.data.samples import LoadedSample, batched, count_readers, load_sample, prefetch, stack, stack_pixel_values
 from ast_hf.errors import ConfigError, ImageReadError, RuntimeUnavailableError
 from ast_hf.inference.calibration import Calibration
 from ast_hf.inference.prediction import Prediction
@@ -28,15 +20,11 @@ from ast_hf.inference.runtimes import RuntimeName, make_runtime
 from ast_hf.nn.network import ASTNetwork
 from ast_hf.nn.precision import resolve_precision
 
-_Item = TypeVar("_Item")
+_Entry: TypeAlias = tuple[str, LoadedSample] | ImageReadError  # a part's name and what was read of it, or why not
 
 
 class CalibratedNetwork(ASTNetwork):
-    """A network with what is known of the scores of good parts: what a `Predictor` runs.
-
-    Attributes:
-        calibration: Threshold and p-value from held-out good parts, or None.
-    """
+    """A network with what is known of the scores of good parts: what a `Predictor` runs."""
 
     calibration: Calibration | None = None
 
@@ -50,13 +38,8 @@ class Predictor:
     Args:
         detector: An `ASTDetector`.
         runtime: "torch"; "compile" for `torch.compile`, which takes half a minute at first; "openvino" for a CPU.
-        precision: Arithmetic of the convolutions. "auto" is fp32 where the threshold was found in that: a detector
-            that learnt in fp32 gives good parts scores that are some percent higher in bf16, and with them false
-            alarms, while one that learnt in bf16 gives nearly the same scores in both.
-
-    Attributes:
-        precision: What it came to, "fp32" or "bf16".
-        region: bool *image_shape, the detector's region of interest, or None where it has none.
+        precision: "auto" is fp32 where the threshold was found in that: a detector that learnt in fp32 gives good parts
+            scores that are some percent higher in bf16, and one that learnt in bf16 nearly the same in both.
 
     Raises:
         RuntimeUnavailableError: The runtime's package is missing, or it is not for the detector's device, or the
@@ -79,40 +62,36 @@ class Predictor:
         if precision == "auto" and runtime == "openvino" and self.config.backbone_precision == "fp32":
             precision = "fp32"  # its one graph has one precision
         self.precision = resolve_precision(self.device, precision)
-        self.region = detector.region[0, 0].bool().cpu().numpy() if self.config.region else None
+        self.region = detector.region[0, 0].bool().cpu().numpy() if self.config.region else None  # of image_shape
         self._compute = make_runtime(runtime, detector, self.precision)
 
     def predict(self, image: Any = None, points: Any = None, *, batch_size: int = 8) -> Any:
         """Scores pictures (and organised point clouds) as they come: a `Prediction`, or a list of them for a list.
 
-        Maps come back in the picture's own frame, upright and at its size.
-
         Args:
             image: A path, PIL image or array (see `data.read_image`); a list of them gives a list.
             points: A path or array (H, W, 3) or (H, W) in metres (see `data.read_scan`), pixel by pixel over the
-                picture; a list where `image` is one. Depth detectors need it, RGB detectors refuse it.
-            batch_size: How many are computed at once.
+                picture; a list where `image` is one.
 
         Raises:
             ImageReadError: A picture or scan cannot be used, is missing, or is of no use to this detector's modality.
             ValueError: There is not one scan a picture.
         """
-        if isinstance(image, (list, tuple)) or isinstance(points, (list, tuple)):
-            return list(map(_raised, self.stream(_pair(image, points), batch_size=batch_size)))
-        return _raised(next(self.stream([Sample(image, points)])))
+        is_list = isinstance(image, (list, tuple)) or isinstance(points, (list, tuple))
+        found = []
+        for result in self.stream(_pair(image, points) if is_list else [Sample(image, points)], batch_size=batch_size):
+            if isinstance(result, ImageReadError):
+                raise result
+            found.append(result)
+        return found if is_list else found[0]
 
     def stream(
         self, samples: Iterable[Sample], *, batch_size: int = 8, overlay_size: int | None = None
     ) -> Iterator[Prediction | ImageReadError]:
         """Predictions in the order of the samples, with the error in place of one that cannot be used.
 
-        The next pictures are read while these are computed.
-
-        Args:
-            samples: The parts.
-            batch_size: How many are computed at once.
-            overlay_size: Longest side in pixels that the predictions' pictures are scaled down to, once the networks
-                have seen them; None keeps their size, and all that are under way in memory.
+        The next pictures are read while a batch is computed. `overlay_size` is the longest side in pixels that the
+        predictions' pictures are scaled down to, once the networks have seen them.
 
         Raises:
             ConfigError: A number is less than 1.
@@ -122,10 +101,10 @@ class Predictor:
                 raise ConfigError(f"{name} is {number}: give 1 or more.")
         load = partial(self._try_load, longest_side=overlay_size)
         batches = batched(prefetch(load, samples, workers=count_readers(self.device)), batch_size)
-        started: Iterator[_Batch] = (_Batch(self, batch) for batch in batches)
+        started: Iterator[Iterator[Prediction | ImageReadError]] = map(self._start, batches)
         if self.device.type == "cuda":  # which computes a batch while the results of the one before are used
-            started = delayed(started)
-        return chain.from_iterable(batch.results() for batch in started)
+            started = (before for before, _ in pairwise(chain(started, [iter(())])))
+        return chain.from_iterable(started)
 
     def compute(self, samples: Sequence[LoadedSample]) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, h, w) and scores (B,) of a batch, on the detector's device."""
@@ -135,59 +114,35 @@ class Predictor:
             stack([sample.foreground for sample in samples], self.device),
         )
 
-    def _try_load(self, sample: Sample, longest_side: int | None) -> tuple[str, LoadedSample] | ImageReadError:
+    def _try_load(self, sample: Sample, longest_side: int | None) -> _Entry:
         try:
             return sample.name, load_sample(self.config, sample, longest_side=longest_side)
         except ImageReadError as error:
             return error
 
-
-class _Batch:
-    """Samples under way: a GPU may still be computing when this has been made."""
-
-    def __init__(self, predictor: Predictor, entries: Sequence[tuple[str, LoadedSample] | ImageReadError]) -> None:
-        self._calibration, self._region, self._entries = predictor.calibration, predictor.region, entries
-        self._outputs: list[Tensor] = []
-        self._fetched: torch.cuda.Event | None = None
-        loaded = [entry[1] for entry in entries if not isinstance(entry, ImageReadError)]
-        if not loaded:
-            return
+    def _start(self, batch: Sequence[_Entry]) -> Iterator[Prediction | ImageReadError]:
+        """A prediction or an error for each sample, in their order; a GPU may still be computing them."""
+        loaded = [entry[1] for entry in batch if not isinstance(entry, ImageReadError)]
         # Asked for now, so that they do not queue up behind the next batch.
-        self._outputs = [output.to("cpu", non_blocking=True) for output in predictor.compute(loaded)]
-        if predictor.device.type == "cuda":
-            self._fetched = torch.cuda.Event()
-            self._fetched.record(torch.cuda.current_stream(predictor.device))
+        outputs = [output.to("cpu", non_blocking=True) for output in self.compute(loaded)] if loaded else []
+        fetched = torch.cuda.current_stream(self.device).record_event() if self.device.type == "cuda" else None
+        return self._results(batch, outputs, fetched)
 
-    def results(self) -> Iterator[Prediction | ImageReadError]:
-        """A prediction or an error for each sample, in their order."""
-        if self._fetched is not None:
-            self._fetched.synchronize()
-        outputs = zip(*self._outputs, strict=True)
-        for entry in self._entries:
+    def _results(
+        self, batch: Sequence[_Entry], outputs: Sequence[Tensor], fetched: torch.cuda.Event | None
+    ) -> Iterator[Prediction | ImageReadError]:
+        if fetched is not None:
+            fetched.synchronize()
+        computed = zip(*outputs, strict=True)
+        for entry in batch:
             if isinstance(entry, ImageReadError):
                 yield entry
                 continue
-            (name, loaded), (cells, score) = entry, next(outputs)
+            (name, loaded), (cells, score) = entry, next(computed)
             prediction = Prediction(
-                name, loaded.picture, cells.numpy(), score.item(), full_size=loaded.size, region=self._region
+                name, loaded.picture, cells.numpy(), score.item(), full_size=loaded.size, region=self.region
             )
-            yield prediction if self._calibration is None else prediction.at_rate(self._calibration)
-
-
-def delayed(items: Iterable[_Item]) -> Iterator[_Item]:
-    """The same items, each when the next one has been made."""
-    source = iter(items)
-    for previous in islice(source, 1):
-        for item in source:
-            yield previous
-            previous = item
-        yield previous
-
-
-def _raised(result: Prediction | ImageReadError) -> Prediction:
-    if isinstance(result, ImageReadError):
-        raise result
-    return result
+            yield prediction if self.calibration is None else prediction.at_rate(self.calibration)
 
 
 def _pair(image: Any, points: Any) -> list[Sample]:

@@ -14,18 +14,12 @@ from ast_hf.inference.visualize import relative_to
 
 @dataclass(frozen=True)
 class Region:
-    """A connected anomalous place.
+    """A connected anomalous place."""
 
-    Attributes:
-        box: (left, top, right, bottom) in pixels, right and bottom exclusive, as `PIL.Image.crop` takes it.
-        area: Pixels above the scale.
-        peak: The largest map value.
-        mask: Its pixels, bool, over the box; in a picture that was scaled down of fewer pixels than the box has.
-    """
-
-    box: tuple[int, int, int, int]
-    area: int
-    peak: float
+    box: tuple[int, int, int, int]  # (left, top, right, bottom) in pixels as `PIL.Image.crop` takes it
+    area: int  # pixels above the scale
+    peak: float  # the largest map value
+    # Its pixels, bool, over the box; in a picture that was scaled down of fewer pixels than the box has.
     mask: np.ndarray = field(repr=False, compare=False)
 
     def to_dict(self, *, polygon: bool = False) -> dict[str, Any]:
@@ -58,21 +52,14 @@ class Region:
 
 
 def regions(anomaly_map: np.ndarray, scale: float) -> list[Region]:
-    """Places of a map (H, W) above the scale, 8-connected, the one with the highest peak first.
-
-    Raises:
-        ValueError: As `heat_map`.
-    """
-    from scipy import ndimage
+    """Places of a map (H, W) above the scale, 8-connected, the strongest one first; errors as for `heat_map`."""
+    from skimage.measure import label, regionprops
 
     relative_to(scale, anomaly_map)  # refuses what is no map
-    labels, count = ndimage.label(np.asarray(anomaly_map) > scale, structure=np.ones((3, 3)))
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    peaks = ndimage.maximum(anomaly_map, labels, np.arange(1, count + 1))
-    found = [
-        Region((x.start, y.start, x.stop, y.stop), int(areas[i]), float(peaks[i]), labels[y, x] == i + 1)
-        for i, (y, x) in enumerate(ndimage.find_objects(labels))
-    ]
+    values, found = np.asarray(anomaly_map), []
+    for place in regionprops(label(values > scale, connectivity=2), values):
+        top, left, bottom, right = place.bbox
+        found.append(Region((left, top, right, bottom), int(place.area), float(place.intensity_max), place.image))
     return sorted(found, key=lambda region: region.peak, reverse=True)
 
 

@@ -21,55 +21,42 @@ Runtime: TypeAlias = Callable[[Tensor | None, Tensor | None, Tensor | None], tup
 
 
 def make_runtime(name: RuntimeName, network: ASTNetwork, precision: Precision) -> Runtime:
-    """Builds a runtime for a network as it is now.
+    """Builds a runtime for a network as it is now; on a GPU PyTorch's are replayed as CUDA graphs.
 
     Raises:
         RuntimeUnavailableError: It is not known, its package is missing, or it is not for the network's device.
     """
-    if name == "torch":
-        return TorchRuntime(network, precision)
-    if name == "compile":
-        return TorchRuntime(network, precision, compile=True)
     if name == "openvino":
-        from ast_hf.inference.openvino import OpenVINORuntime
+        from ast_hf.inference.openvino import openvino_runtime
 
-        return OpenVINORuntime(network, precision)
-    raise RuntimeUnavailableError(f"There is no runtime {name!r}: choose torch, compile or openvino.")
+        return openvino_runtime(network, precision)
+    if name not in ("torch", "compile"):
+        raise RuntimeUnavailableError(f"There is no runtime {name!r}: choose torch, compile or openvino.")
+    device = network.device
+    fixed: Callable[..., tuple[Tensor, ...]] | None = None
+    if name == "compile" or device.type == "cuda":
+        module = MapAndScore(_eval_copy(network))
+        if precision == "bf16" and device.type == "cuda":
+            _cast_convolutions(module.network)
+        if name == "compile":
+            module.compile()
+        fixed = CudaGraphs(module, device) if device.type == "cuda" else module
 
-
-class TorchRuntime:
-    """PyTorch, in bf16 where that is asked for, perhaps compiled; on a GPU replayed as CUDA graphs."""
-
-    def __init__(self, network: ASTNetwork, precision: Precision, *, compile: bool = False) -> None:
-        self._network, self._device, self._precision = network, network.device, precision
-        self._fixed: Callable[..., tuple[Tensor, ...]] | None = None
-        if compile or self._device.type == "cuda":
-            fixed = eval_copy(network)
-            if precision == "bf16" and self._device.type == "cuda":
-                _cast_convolutions(fixed)
-            module = MapAndScore(fixed)
-            if compile:
-                module.compile()
-            self._fixed = CudaGraphs(module, self._device) if self._device.type == "cuda" else module
-
-    def __call__(
-        self, pixel_values: Tensor | None, depth: Tensor | None, foreground: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        module = self._fixed or MapAndScore(in_eval_mode(self._network))
-        with torch.inference_mode(), autocast(self._device, self._precision):
-            anomaly_map, score = module(pixel_values, depth, foreground)
+    def compute(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        module = fixed or MapAndScore(_in_eval_mode(network))
+        with torch.inference_mode(), autocast(device, precision):
+            anomaly_map, score = module(*inputs)
         return anomaly_map, score
 
-
-def in_eval_mode(network: ASTNetwork) -> ASTNetwork:
-    """The network itself where all of it is in eval mode, else a copy that is (`eval_copy`).
-
-    So a prediction in the middle of training moves no batch statistics, and no mode has to be set back.
-    """
-    return eval_copy(network) if any(module.training for module in network.modules()) else network
+    return compute
 
 
-def eval_copy(network: ASTNetwork) -> ASTNetwork:
+def _in_eval_mode(network: ASTNetwork) -> ASTNetwork:
+    """The network, or a copy where it is in training: no batch statistics move, and no mode has to be set back."""
+    return _eval_copy(network) if any(module.training for module in network.modules()) else network
+
+
+def _eval_copy(network: ASTNetwork) -> ASTNetwork:
     """A copy in eval mode with the same tensors in it."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     return copy.deepcopy(network, shared).eval()

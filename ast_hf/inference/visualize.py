@@ -47,17 +47,12 @@ def overlay(
     opacity: float = DEFAULT_OPACITY,
     region: np.ndarray | None = None,
 ) -> Image.Image:
-    """Lays a map (H, W) over its picture: what is normal stays as it is, what is anomalous glows.
+    """Lays a map (H, W) over its picture of W x H pixels: what is normal stays as it is, what is anomalous glows.
 
     Args:
-        image: The picture, W x H pixels.
-        anomaly_map: Larger is more anomalous.
         scale: Map value at which a pixel counts as anomalous; there the colour has reached its full opacity.
         opacity: How much of the colour covers the picture there, in [0, 1].
         region: A bool array of any size over the picture: what lies outside was not looked at, and is dimmed.
-
-    Returns:
-        RGB, W x H.
 
     Raises:
         ValueError: As `heat_map`, or the picture has another size than the map.

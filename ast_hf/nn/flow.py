@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,44 +20,33 @@ from torch.nn.functional import conv2d
 
 from ast_hf.nn.precision import at_least_fp32
 
-# Keeps a diverging flow finite; the value is the authors'.
-_OUTPUT_LIMIT = 1e6
+Dims: TypeAlias = Iterable[tuple[int, ...]]
+_OUTPUT_LIMIT = 1e6  # keeps a diverging flow finite; the value is the authors'
 
 
 def positional_encoding(channels: int, height: int, width: int) -> Tensor:
-    """2D sine/cosine encoding (paper, section 3.2; Vaswani et al. 2017 in both directions).
+    """2D sine/cosine encoding, (channels, height, width) in [-1, 1] (paper, section 3.2; Vaswani et al. 2017).
 
-    The first half of the channels encodes the column, the second half the row, sine and cosine interleaved.
-
-    Args:
-        channels: A multiple of 4; 0 gives an empty tensor.
-
-    Returns:
-        (channels, height, width) float32 in [-1, 1].
+    Of the channels, a multiple of 4 or 0, the first half encodes the column, the second the row, interleaved.
     """
     half = channels // 2
     # Built on the CPU in float32 whatever the default device, so that every device sees the same values.
     count = functools.partial(torch.arange, dtype=torch.float32, device="cpu")
     frequencies = torch.exp(count(0, half, 2) * (-math.log(1e4) / max(half, 1)))
-    columns, rows = count(width) * frequencies[:, None], count(height) * frequencies[:, None]
-    encoding = torch.empty(channels, height, width, device="cpu")
-    encoding[0:half:2] = columns.sin()[:, None, :]
-    encoding[1:half:2] = columns.cos()[:, None, :]
-    encoding[half::2] = rows.sin()[:, :, None]
-    encoding[half + 1 :: 2] = rows.cos()[:, :, None]
-    return encoding
+    columns, rows = (frequencies[:, None] * count(side) for side in (width, height))
+    columns, rows = (torch.stack((angles.sin(), angles.cos()), dim=1).flatten(0, 1) for angles in (columns, rows))
+    return torch.cat((columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)))
 
 
 class FixedPermutation(InvertibleModule):
-    """Reorders the channels in a random order that the seed fixes; volume preserving.
+    """Reorders the channels by NumPy's legacy `permutation` of a seed, as the authors' weights expect.
 
-    The order is NumPy's legacy `permutation`, as the authors' weights expect, kept as a buffer so that a checkpoint
-    holds it, and drawn from a generator of its own so that nobody else's random numbers change.
+    A buffer, so that a checkpoint holds it, and of a generator of its own: nobody else's random numbers change.
     """
 
     permutation: Tensor
 
-    def __init__(self, dims_in: Iterable[tuple[int, ...]], *, seed: int) -> None:
+    def __init__(self, dims_in: Dims, *, seed: int) -> None:
         super().__init__(dims_in)
         order = torch.from_numpy(np.random.RandomState(seed).permutation(self.dims_in[0][0]))
         self.register_buffer("permutation", order)
@@ -72,10 +62,7 @@ class FixedPermutation(InvertibleModule):
 
 
 class _ReplicatePaddedConv2d(nn.Conv2d):
-    """A convolution with replicate padding whose gradients a GPU adds in the same order every time.
-
-    Those of PyTorch's padding it does not; to lay border cells beside the map costs as much.
-    """
+    """A convolution with replicate padding whose gradients, unlike PyTorch's, a GPU adds in one order."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode="replicate")
@@ -93,15 +80,12 @@ class _ReplicatePaddedConv2d(nn.Conv2d):
 
 
 class CouplingNet(nn.Module):
-    """Scale and shift of one half from the other: conv - ReLU - conv, times a learned scalar that starts at 0.
+    """Scale and shift of one half from the other: conv - ReLU - conv, times a learned scalar that starts at 0."""
 
-    At the start every coupling is therefore the identity. Replicate padding, as in the authors' code.
-    """
-
-    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, width: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
-        self.conv1 = _ReplicatePaddedConv2d(in_channels, hidden_channels, kernel_size)
-        self.conv2 = _ReplicatePaddedConv2d(hidden_channels, out_channels, kernel_size)
+        self.conv1 = _ReplicatePaddedConv2d(in_channels, width, kernel_size)
+        self.conv2 = _ReplicatePaddedConv2d(width, out_channels, kernel_size)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,30 +98,15 @@ class AffineCoupling(InvertibleModule):
     y1 = exp(e(s2)) x1 + t2 with (s2, t2) = net2([x2, cond]), then y2 = exp(e(s1)) x2 + t1 with
     (s1, t1) = net1([y1, cond]), and e(s) = clamp * 0.636 * atan(s / clamp).
 
-    Args:
-        dims_in: [(C, h, w)].
-        dims_c: [(P, h, w)] of the condition, or none.
-        clamp: The paper's alpha: |e(s)| stays below it.
-        hidden_channels: Width of both inner nets.
-        kernel_size: Odd, of all four convolutions.
+    `dims_in` is [(C, h, w)] and `dims_c` [(P, h, w)] of the condition, or none; the kernel size is odd.
     """
 
-    def __init__(
-        self,
-        dims_in: Iterable[tuple[int, ...]],
-        dims_c: Iterable[tuple[int, ...]] | None = None,
-        *,
-        clamp: float,
-        hidden_channels: int,
-        kernel_size: int,
-    ) -> None:
+    def __init__(self, dims_in: Dims, dims_c: Dims = (), *, clamp: float, width: int, kernel_size: int) -> None:
         super().__init__(dims_in, dims_c)
-        channels = self.dims_in[0][0]
-        condition = sum(dims[0] for dims in self.dims_c)
-        self.split = (channels // 2, channels - channels // 2)
-        self.clamp = clamp
-        self.net1 = CouplingNet(self.split[0] + condition, hidden_channels, 2 * self.split[1], kernel_size)
-        self.net2 = CouplingNet(self.split[1] + condition, hidden_channels, 2 * self.split[0], kernel_size)
+        channels, condition = self.dims_in[0][0], sum(dims[0] for dims in self.dims_c)
+        self.split, self.clamp = (channels // 2, channels - channels // 2), clamp
+        self.net1 = CouplingNet(self.split[0] + condition, width, 2 * self.split[1], kernel_size)
+        self.net2 = CouplingNet(self.split[1] + condition, width, 2 * self.split[0], kernel_size)
 
     def forward(
         self, x_or_z: Sequence[Tensor], c: Sequence[Tensor] | None = None, rev: bool = False, jac: bool = True
@@ -176,13 +145,12 @@ def build_teacher(
 ) -> SequenceINN:
     """The teacher: for every kernel size, a fixed permutation and an affine coupling.
 
-    Returns:
-        A module that maps x (B, C, h, w), with `c=[condition (B, P, h, w)]` where `condition_channels` is not 0, to
-        (z (B, C, h, w), log_jac (B, h, w)); `rev=True` inverts.
+    It maps x (B, C, h, w), with `c=[condition (B, P, h, w)]` where `condition_channels` is not 0, to (z (B, C, h, w),
+    log_jac (B, h, w)); `rev=True` inverts.
     """
     flow = SequenceINN(channels, *map_size)
     condition = {"cond": 0, "cond_shape": (condition_channels, *map_size)} if condition_channels else {}
     for seed, kernel_size in enumerate(kernel_sizes):
         flow.append(FixedPermutation, seed=seed)
-        flow.append(AffineCoupling, clamp=clamp, hidden_channels=hidden_channels, kernel_size=kernel_size, **condition)
+        flow.append(AffineCoupling, clamp=clamp, width=hidden_channels, kernel_size=kernel_size, **condition)
     return flow

@@ -10,13 +10,8 @@ from torch import Tensor
 def nll_map(z: Tensor, log_jac: Tensor, mask: Tensor | None = None) -> Tensor:
     """Negative log-likelihood of every pixel up to a constant, the teacher's loss (paper, equation 2).
 
-    Args:
-        z: (B, C, h, w), the teacher's output.
-        log_jac: (B, h, w), its log-determinant.
-        mask: (B, 1, h, w) in [0, 1], or None for all ones.
-
-    Returns:
-        (B, h, w): 0.5 * sum_c(m z^2) - m log_jac.
+    0.5 * sum_c(m z^2) - m log_jac, (B, h, w), of the teacher's output z (B, C, h, w), its log-determinant log_jac
+    (B, h, w), and a mask m (B, 1, h, w) in [0, 1], or None for all ones.
     """
     nll = 0.5 * z.square().sum(dim=1) - log_jac
     return nll if mask is None else mask[:, 0] * nll
@@ -25,13 +20,7 @@ def nll_map(z: Tensor, log_jac: Tensor, mask: Tensor | None = None) -> Tensor:
 def distance_map(teacher_z: Tensor, student_z: Tensor, mask: Tensor | None = None) -> Tensor:
     """Squared distance of the two outputs at every pixel: the student's loss and the anomaly map (equations 3, 4).
 
-    Args:
-        teacher_z: (B, C, h, w).
-        student_z: (B, C, h, w).
-        mask: (B, 1, h, w) in [0, 1], or None for all ones.
-
-    Returns:
-        (B, h, w), not negative: mean_c(m (z_t - z_s)^2).
+    mean_c(m (z_t - z_s)^2), (B, h, w), not negative, of outputs (B, C, h, w) and a mask as for `nll_map`.
     """
     distance = (teacher_z - student_z).square().mean(dim=1)
     return distance if mask is None else mask[:, 0] * distance
@@ -40,10 +29,7 @@ def distance_map(teacher_z: Tensor, student_z: Tensor, mask: Tensor | None = Non
 def image_score(anomaly_map: Tensor, reduction: Literal["mean", "max", "top"], fraction: float = 0.1) -> Tensor:
     """One number an image: (B, H, W) to (B,), over all pixels (masked ones count as 0, as in the paper).
 
-    Args:
-        anomaly_map: (B, H, W).
-        reduction: "top" is the mean of the highest pixels.
-        fraction: How many of them, of all, in (0, 1]; one at least.
+    "top" is the mean of the highest pixels, as many as the fraction of all in (0, 1], and one at least.
     """
     flat = anomaly_map.flatten(1)
     if reduction == "top":

@@ -1,10 +1,10 @@
-"""`ASTNetwork`: frozen backbone, teacher and student; where the two disagree there is a defect."""
+"""`ASTNetwork`: a frozen backbone, and pairs of teacher and student; where the two disagree there is a defect."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,16 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, max_po
 
 from ast_hf.config import ASTDetectorConfig
 from ast_hf.errors import ConfigError
+from ast_hf.nn.flow import build_teacher, positional_encoding
 from ast_hf.nn.losses import distance_map, image_score
-from ast_hf.nn.pair import Pair
 from ast_hf.nn.precision import at_least_fp32
+from ast_hf.nn.student import Student
 
 if TYPE_CHECKING:
     from ast_hf.nn.backbone import Backbone
 
 # Pixels of its neighbours that a tile is seen with, so that borders do not show in the features; whole cells.
-TILE_MARGIN = 64
+_TILE_MARGIN = 64
 
 
 @dataclass(frozen=True)
@@ -35,29 +36,65 @@ class ASTOutput:
     mask: Tensor | None  # (B, 1, h, w) in [0, 1], the mask that was used
 
 
+class Pair(nn.Module):
+    """A teacher and the student that copies it, over the same map (h, w) of standardised inputs.
+
+    The convolutions of the paper's pair look around a cell; those of the second, local one are 1 x 1 and judge a cell
+    by its own features and its place (`ASTDetectorConfig.local_channels`).
+    """
+
+    positional_encoding: Tensor
+
+    def __init__(self, config: ASTDetectorConfig, map_size: tuple[int, int], *, is_local: bool = False) -> None:
+        super().__init__()
+        encoding = torch.empty(config.position_channels, *map_size)
+        if not encoding.is_meta:  # where nothing is computed, so that a stranger's configuration costs no memory
+            encoding = positional_encoding(*encoding.shape)
+        self.register_buffer("positional_encoding", encoding)
+        widths, student_size = (config.teacher_channels, config.student_channels), config.student_kernel_size
+        kernel_sizes = config.coupling_kernel_sizes
+        if is_local:
+            assert config.local_channels is not None
+            widths, student_size, kernel_sizes = config.local_channels, 1, (1,) * len(kernel_sizes)
+        self.teacher = build_teacher(
+            config.network_channels,
+            map_size,
+            condition_channels=config.position_channels,
+            hidden_channels=widths[0],
+            kernel_sizes=kernel_sizes,
+            clamp=config.coupling_clamp,
+        )
+        self.student = Student(config, widths[1], student_size)
+
+    def teacher_forward(self, inputs: Tensor, encoding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The teacher's z (B, C, h, w) and log_jac (B, h, w) for standardised inputs (B, C, h, w).
+
+        Of a crop of the map, `encoding` (P, h, w) is the positional encoding there; by default it is the whole one.
+        """
+        condition = self._condition(inputs, encoding)
+        return self.teacher(inputs, c=None if condition is None else [condition])
+
+    def student_forward(self, inputs: Tensor, encoding: Tensor | None = None) -> Tensor:
+        """The student's guess at z (B, C, h, w) for standardised inputs (B, C, h, w), or a crop as the teacher's."""
+        return self.student(inputs, self._condition(inputs, encoding))
+
+    def _condition(self, inputs: Tensor, encoding: Tensor | None) -> Tensor | None:
+        """The positional encoding for a batch, (B, P, h, w), or None without one."""
+        encoding = self.positional_encoding if encoding is None else encoding
+        # Not len(inputs): an export would take it for a constant, and the batch size is none.
+        return encoding.expand(inputs.shape[0], -1, -1, -1) if len(encoding) else None
+
+
 class ASTNetwork(Pair):
-    """Asymmetric student-teacher network (Rudolph et al., WACV 2023).
+    """Asymmetric student-teacher network (Rudolph et al., WACV 2023): the paper's pair, perhaps with a local one.
 
-    Args:
-        config: What to build.
-        backbone_weights: None leaves the backbone random, to be loaded over; "pretrained" takes timm's weights from
-            the Hub; a path reads a safetensors file in timm's key names.
-
-    Attributes:
-        backbone: The frozen `Backbone`, or None where only depth goes in.
-        teacher, student: The paper's pair; see `Pair`.
-        local: The second pair, or None where none is configured.
-        map_size: (h, w) of the feature map.
-        region: uint8 (1, 1, *image_shape), 1 where is looked, where the configuration has one.
-
-    Raises:
-        ConfigError: Backbone and configuration do not fit together.
+    `backbone` is a `Backbone` of these weights, or None where only depth goes in. Errors as for `ASTDetector`.
     """
 
     input_mean: Tensor
     input_std: Tensor
     projection: Tensor
-    region: Tensor
+    region: Tensor  # uint8 (1, 1, *image_shape), 1 where is looked, where the configuration has one
 
     def __init__(self, config: ASTDetectorConfig, *, backbone_weights: str | Path | None = None) -> None:
         backbone = build_backbone(config, backbone_weights) if config.uses_rgb else None
@@ -71,12 +108,11 @@ class ASTNetwork(Pair):
             self.register_buffer("projection", torch.eye(config.feature_projection, config.input_channels))
         if config.region:
             self.register_buffer("region", torch.ones(1, 1, *config.image_shape, dtype=torch.uint8))
-        self.local = Pair(config, map_size, "local") if config.local_channels else None
+        self.local = Pair(config, map_size, is_local=True) if config.local_channels else None
         self.eval()
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
         return self.positional_encoding.device
 
     def forward(
@@ -87,8 +123,7 @@ class ASTNetwork(Pair):
         Args:
             pixel_values: (B, 3, *image_shape), normalised (`data.transforms.to_pixel_values`).
             depth: (B, 1, depth_size, depth_size), as `data.DepthProcessor` gives it.
-            foreground: (B, 1, depth_size, depth_size) of 0 and 1, as `data.DepthProcessor` gives it; None masks
-                nothing.
+            foreground: Likewise, of 0 and 1; None masks nothing.
 
         Raises:
             ValueError: The configuration's modality needs an input that is missing, or one has the wrong shape.
@@ -99,22 +134,22 @@ class ASTNetwork(Pair):
 
     def extract_features(self, pixel_values: Tensor | None) -> Tensor:
         """The backbone's features (B, F, h, w) of pictures (B, 3, *image_shape), tile by tile."""
-        assert self.backbone is not None, "a detector of depth alone has no backbone"
         pictures = self._within_region(_checked("pixel_values", pixel_values, (3, *self.config.image_shape)))
         if self.config.tiles == (1, 1):
             return self._run_backbone(pictures)
         (height, width), (rows, columns) = self.config.tile_shape, self.config.tiles
-        (h, w), padded = (self.map_size[0] // rows, self.map_size[1] // columns), pad(pictures, [TILE_MARGIN] * 4)
-        top, left = TILE_MARGIN * h // height, TILE_MARGIN * w // width
+        (h, w), padded = (self.map_size[0] // rows, self.map_size[1] // columns), pad(pictures, [_TILE_MARGIN] * 4)
+        top, left = _TILE_MARGIN * h // height, _TILE_MARGIN * w // width
         lines = []
         for y in range(0, rows * height, height):
-            crops = [padded[..., y : y + height + 2 * TILE_MARGIN, x : x + width + 2 * TILE_MARGIN]
-                     for x in range(0, columns * width, width)]  # fmt: skip
-            lines.append([self._run_backbone(crop)[..., top : top + h, left : left + w] for crop in crops])
-        return torch.cat([torch.cat(line, dim=3) for line in lines], dim=2)
+            line = padded[..., y : y + height + 2 * _TILE_MARGIN, :]
+            crops = [line[..., x : x + width + 2 * _TILE_MARGIN] for x in range(0, columns * width, width)]
+            maps = [self._run_backbone(crop)[..., top : top + h, left : left + w] for crop in crops]
+            lines.append(torch.cat(maps, dim=3))
+        return torch.cat(lines, dim=2)
 
     def _run_backbone(self, pictures: Tensor) -> Tensor:
-        assert self.backbone is not None
+        assert self.backbone is not None, "a detector of depth alone has no backbone"
         device = pictures.device.type
         if self.config.backbone_precision == "auto" or not torch.is_autocast_enabled(device):
             return self.backbone(pictures)
@@ -122,10 +157,7 @@ class ASTNetwork(Pair):
             return self.backbone(pictures)
 
     def join_inputs(self, features: Tensor | None, depth: Tensor | None) -> Tensor:
-        """What teacher and student see before standardisation, (B, C, h, w).
-
-        Image features (B, F, h, w), where pictures go in, then the unshuffled height map.
-        """
+        """What is standardised, (B, C, h, w): image features (B, F, h, w), if any, then the unshuffled height map."""
         inputs = [] if features is None else [features]
         if self.config.uses_depth:
             size = self.config.depth_size
@@ -156,9 +188,9 @@ class ASTNetwork(Pair):
         return picture * (region if region.shape[2:] == picture.shape[2:] else interpolate(region, picture.shape[2:]))
 
     def standardize(self, inputs: Tensor) -> Tensor:
-        """Inputs (B, C, h, w) as the networks take them, (B, network_channels, h, w).
+        """Of inputs (B, C, h, w) what the networks take, (B, network_channels, h, w), as far as configured.
 
-        Per channel with the training set's mean and std, then its principal components; each where configured.
+        By the training set's mean and std of each channel, and its principal components.
         """
         if self.config.feature_normalization == "channel":
             inputs = (inputs - self.input_mean[:, None, None]) / self.input_std[:, None, None]
@@ -169,9 +201,9 @@ class ASTNetwork(Pair):
     def score_inputs(self, inputs: Tensor, mask: Tensor | None = None) -> ASTOutput:
         """Scores inputs (B, C, h, w) from `join_inputs`, masked by (B, 1, h, w) in [0, 1] from `map_mask`.
 
-        With a second pair the map is the weighted geometric mean of both pairs' maps, which is high where both are:
-        the wide pair knows what belongs where, the local one shows the place. The score is the geometric mean of each
-        pair's own, the wide one's as configured and the local one's of its highest cells.
+        With a second pair the map is the weighted geometric mean of both, high where both are: the wide pair knows what
+        belongs where, the local one shows the place. The score is the geometric mean of the wide one's, as configured,
+        and of the local one's of its highest cells.
         """
         inputs = self.standardize(inputs)
         teacher_z, log_jac = self.teacher_forward(inputs)
@@ -195,9 +227,7 @@ class MapAndScore(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(
-        self, pixel_values: Tensor | None = None, depth: Tensor | None = None, foreground: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, pixel_values: Any = None, depth: Any = None, foreground: Any = None) -> tuple[Tensor, Tensor]:
         output = self.network(pixel_values, depth, foreground)
         return output.anomaly_map, output.score
 
@@ -212,8 +242,7 @@ def build_backbone(config: ASTDetectorConfig, weights: str | Path | None) -> Bac
 def dilate(foreground: Tensor, size: int) -> Tensor:
     """Dilates foregrounds (B, 1, H, W) of 0 and 1 with a square of `size` x `size` pixels.
 
-    The square is anchored as in `scipy.ndimage.binary_dilation`, which the authors use: an even one reaches one pixel
-    farther up and left than down and right.
+    As in `scipy.ndimage.binary_dilation`, which the authors use, an even one reaches a pixel farther up and left.
     """
     after, before = size // 2, (size - 1) // 2
     return max_pool2d(pad(foreground, (before, after, before, after)), kernel_size=size, stride=1)

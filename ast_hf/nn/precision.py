@@ -15,12 +15,10 @@ from torch import Tensor
 from ast_hf.config import Precision
 
 
-def has_fast_bf16(device: torch.device) -> bool:
+def _has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 convolutions are faster than fp32 ones there: CUDA since Ampere, CPUs with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
-        return False
+        return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     # Of torch 2.11 and newer; with an older one a CPU computes in fp32.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -28,7 +26,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 def resolve_precision(device: torch.device, precision: Precision) -> Literal["fp32", "bf16"]:
     """What a precision comes to on a device."""
-    return "bf16" if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)) else "fp32"
+    return "bf16" if precision == "bf16" or (precision == "auto" and _has_fast_bf16(device)) else "fp32"
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ast_hf.config import ASTDetectorConfig
 from ast_hf.nn.precision import at_least_fp32
 
 
 class ResidualBlock(nn.Module):
     """(conv - batch norm - leaky ReLU) twice, plus the input."""
 
-    def __init__(self, channels: int, negative_slope: float, kernel_size: int = 3) -> None:
+    def __init__(self, channels: int, negative_slope: float, kernel_size: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
         self.norm1 = nn.BatchNorm2d(channels)
@@ -25,34 +26,18 @@ class ResidualBlock(nn.Module):
 
 
 class Student(nn.Module):
-    """Maps [condition, features] to the teacher's output: conv - residual blocks - conv, zero padding.
+    """Maps [condition, features] to the teacher's output: conv - residual blocks of a width - conv, zero padding.
 
-    Args:
-        channels: C, channels of the features and of the output.
-        condition_channels: P, channels of the positional encoding, put before the features.
-        hidden_channels: Width of the blocks.
-        blocks: Number of residual blocks.
-        negative_slope: Of every leaky ReLU.
-        kernel_size: Odd, of every convolution; 3 in the paper.
+    The kernel size is odd, and of every convolution; 3 in the paper.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        condition_channels: int,
-        hidden_channels: int,
-        blocks: int,
-        negative_slope: float,
-        kernel_size: int = 3,
-    ) -> None:
+    def __init__(self, config: ASTDetectorConfig, width: int, kernel_size: int) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(condition_channels + channels, hidden_channels, kernel_size, padding=kernel_size // 2)
-        self.activation = nn.LeakyReLU(negative_slope)
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(hidden_channels, negative_slope, kernel_size) for _ in range(blocks))
-        )
-        self.conv_out = nn.Conv2d(hidden_channels, channels, kernel_size, padding=kernel_size // 2)
+        channels, slope, padding = config.network_channels, config.student_negative_slope, kernel_size // 2
+        self.conv_in = nn.Conv2d(config.position_channels + channels, width, kernel_size, padding=padding)
+        self.activation = nn.LeakyReLU(slope)
+        self.blocks = nn.Sequential(*(ResidualBlock(width, slope, kernel_size) for _ in range(config.student_blocks)))
+        self.conv_out = nn.Conv2d(width, channels, kernel_size, padding=padding)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Maps x (B, C, h, w), with condition (B, P, h, w), to (B, C, h, w)."""

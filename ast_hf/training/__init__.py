@@ -1,7 +1,4 @@
-"""Training: features made once and kept, teacher, student, calibration.
-
-May import from `ast_hf`: everything but `export`, `original`, `cli` and `demo`.
-"""
+"""Training: features made once and kept, teacher, student, calibration."""
 
 from ast_hf.training.trainer import calibrate, fit, hold_out, train
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -16,22 +18,16 @@ from torch import Tensor
 
 from ast_hf.config import Precision
 from ast_hf.data.images import ImageSource, read_image
-from ast_hf.data.samples import (
-    LoadedSample,
-    Sample,
-    batched,
-    count_readers,
-    load_sample,
-    prefetch,
-    stack,
-    stack_pixel_values,
-)
+from ast_hf.data.sample import Sample
+from ast_hf.data.samples import LoadedSample, batched, count_readers, load_sample, prefetch, stack, stack_pixel_values
 from ast_hf.files import home, write_atomic
 from ast_hf.nn.network import ASTNetwork
 from ast_hf.nn.precision import autocast, resolve_precision
 
 _LOG = logging.getLogger(__name__)
-MAX_CACHE_BYTES = 4 * 2**30
+_BATCH_SIZE = 8  # pictures a forward pass
+# A sample, its features where they are stored, and what was read of it where these are not all that is needed.
+_Entry: TypeAlias = tuple[Sample, Tensor | None, LoadedSample | None]
 
 
 @dataclass(frozen=True)
@@ -59,49 +55,42 @@ class FeatureCache:
     """Features of pictures on disk, found by content: the same picture under another name is the same entry.
 
     The key covers the picture's bytes and all that the features depend on: backbone weights, layer, size, bits, padding
-    and arithmetic. Entries may be deleted at any time.
-
-    Args:
-        folder: Made where it is missing.
-        network: The one whose backbone computes what is missing.
-        precision: Arithmetic that it computes them in.
-        max_bytes: The entries used longest ago are deleted until the folder holds no more (`trim`).
+    and arithmetic. Entries may be deleted at any time; `trim` deletes those used longest ago.
     """
 
     def __init__(
-        self, folder: Path, network: ASTNetwork, precision: Precision = "auto", *, max_bytes: int = MAX_CACHE_BYTES
+        self, folder: Path, network: ASTNetwork, precision: Precision = "auto", *, max_bytes: int = 4 * 2**30
     ) -> None:
-        if network.backbone is None:
-            raise ValueError("A detector without a backbone has no features to keep.")
+        assert network.backbone is not None, "without a backbone there are no features to keep"
         config = network.config
         precision = resolve_precision(network.device, precision) if config.backbone_precision == "auto" else "fp32"
         settings = (
             config.backbone_layers, config.image_shape, config.tiles, config.image_bits, config.image_mean,
             config.image_std, config.backbone_padding, precision,
         )  # fmt: skip
-        self.settings = f"{network.backbone.digest()} {settings}".encode()
+        self._settings = f"{network.backbone.digest()} {settings}".encode()
         if config.region:
-            self.settings += network.region.cpu().numpy().tobytes()
-        self._bits = config.image_bits
-        self.folder, self.max_bytes, self._takes_more = folder, max_bytes, True
+            self._settings += network.region.cpu().numpy().tobytes()
+        self.folder, self._max_bytes, self._bits, self._takes_more = folder, max_bytes, config.image_bits, True
 
     def path(self, image: ImageSource) -> Path:
         """Where a picture's features are or will be."""
-        sha = hashlib.sha256(self.settings)
-        for piece in _content(image, self._bits):
-            sha.update(piece)
-        name = sha.hexdigest()
+        content = Path(image).read_bytes() if isinstance(image, (str, os.PathLike)) else image
+        if not isinstance(content, bytes):
+            # As the network sees it: the raw pixels of a PIL image leave out its palette and its EXIF orientation.
+            picture = read_image(content, bits=self._bits)
+            content = f"pixels {picture.size}".encode() + picture.tobytes()
+        name = hashlib.sha256(self._settings + content).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def get(self, image: ImageSource) -> Tensor | None:
         """The features (F, h, w), or None where they are missing or damaged."""
         path = self.path(image)
         try:
-            features = load_file(path)["features"]
             os.utime(path)  # for `trim`
+            return load_file(path)["features"]
         except (OSError, SafetensorError, KeyError):
             return None
-        return features
 
     def put(self, image: ImageSource, features: Tensor) -> None:
         """Keeps the features (F, h, w) of a picture; where the disk is full they are computed again next time."""
@@ -116,20 +105,17 @@ class FeatureCache:
             _LOG.warning("Features are not kept in %s: %s", self.folder, error)
 
     def trim(self) -> None:
-        """Deletes the entries used longest ago, down to `max_bytes`; other processes may do the same meanwhile."""
+        """Deletes the entries used longest ago, down to `max_bytes`; other processes may do so meanwhile."""
         entries = []
         for path in self.folder.glob("??/*.safetensors"):
-            try:
+            with contextlib.suppress(OSError):
                 status = path.stat()
-            except OSError:
-                continue
-            entries.append((status.st_mtime, status.st_size, path))
-        excess = sum(size for _, size, _ in entries) - self.max_bytes
-        for _, size, path in sorted(entries):
-            if excess <= 0:
-                return
-            path.unlink(missing_ok=True)
-            excess -= size
+                entries.append((status.st_mtime, status.st_size, path))
+        total = 0
+        for _, size, path in sorted(entries, reverse=True):
+            total += size
+            if total > self._max_bytes:
+                path.unlink(missing_ok=True)
 
 
 @torch.no_grad()
@@ -139,28 +125,24 @@ def prepare(
     *,
     precision: Precision = "auto",
     cache: FeatureCache | None = None,
-    batch_size: int = 8,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> PreparedSamples:
-    """Reads samples and runs the backbone over those pictures whose features are not in the cache yet.
+    """Reads samples, at least one, and runs the backbone over pictures whose features are not in the cache yet.
 
-    Args:
-        network: Its backbone and sizes are used; it is not changed.
-        samples: At least one.
-        precision: Arithmetic of the backbone.
-        cache: Where features are looked up and kept; None computes all of them.
-        batch_size: Pictures a forward pass.
-        on_batch: Called with (samples done, samples in all).
-
-    Raises:
-        ImageReadError: A sample cannot be used.
+    `on_batch` is called with (samples done, samples in all). Raises `ImageReadError` where a sample cannot be used.
     """
-    inputs, masks = [], []
+    config, inputs, masks = network.config, [], []
+
+    def look_up(sample: Sample) -> _Entry:
+        stored = cache.get(sample.image) if cache is not None and sample.image is not None else None
+        is_read = stored is None or config.uses_depth
+        return sample, stored, load_sample(config, sample) if is_read else None
+
     with autocast(network.device, precision):
-        found = prefetch(lambda sample: _lookup(network, sample, cache), samples, workers=count_readers(network.device))
-        for batch in batched(found, batch_size):
+        found = prefetch(look_up, samples, workers=count_readers(network.device))
+        for batch in batched(found, _BATCH_SIZE):
             features = _features(network, batch, cache)
-            loaded = [entry.loaded for entry in batch if entry.loaded is not None]
+            loaded = [part for _, _, part in batch if part is not None]
             inputs.append(network.join_inputs(features, stack([s.depth for s in loaded], network.device)))
             masks.append(network.map_mask(stack([s.foreground for s in loaded], network.device), len(batch)))
             if on_batch is not None:
@@ -171,20 +153,6 @@ def prepare(
     return PreparedSamples(torch.cat(inputs), torch.cat(used) if used else None)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    sample: Sample
-    loaded: LoadedSample | None  # None where the features are all that is needed, and are there
-    features: Tensor | None
-
-
-def _lookup(network: ASTNetwork, sample: Sample, cache: FeatureCache | None) -> _Entry:
-    features = cache.get(sample.image) if cache is not None and sample.image is not None else None
-    if features is not None and not network.config.uses_depth:
-        return _Entry(sample, None, features)
-    return _Entry(sample, load_sample(network.config, sample), features)
-
-
 def _features(network: ASTNetwork, batch: Sequence[_Entry], cache: FeatureCache | None) -> Tensor | None:
     """Features (B, F, h, w) of a batch: from the cache where it has all of them, else computed and kept.
 
@@ -193,25 +161,13 @@ def _features(network: ASTNetwork, batch: Sequence[_Entry], cache: FeatureCache 
     """
     if network.backbone is None:
         return None
-    found = [entry.features for entry in batch if entry.features is not None]
+    found = [stored for _, stored, _ in batch if stored is not None]
     if len(found) == len(batch):
         return torch.stack(found).to(network.device)
-    loaded = [entry.loaded or load_sample(network.config, entry.sample) for entry in batch]
+    loaded = [part or load_sample(network.config, sample) for sample, _, part in batch]
     # The backbone may give channels_last, and convolutions round differently on that than on what the cache gives.
     computed = network.extract_features(stack_pixel_values(network.config, loaded, network.device)).contiguous()
-    for entry, features in zip(batch, computed, strict=True):
-        if cache is not None and entry.features is None and entry.sample.image is not None:
-            cache.put(entry.sample.image, features)
+    for (sample, stored, _), features in zip(batch, computed, strict=True):
+        if cache is not None and stored is None and sample.image is not None:
+            cache.put(sample.image, features)
     return computed
-
-
-def _content(image: ImageSource, bits: int | None) -> Iterator[bytes]:
-    if isinstance(image, (str, os.PathLike)):
-        yield Path(image).read_bytes()
-    elif isinstance(image, bytes):
-        yield image
-    else:
-        # As the network sees it: the raw pixels of a PIL image leave out its palette and its EXIF orientation.
-        picture = read_image(image, bits=bits)
-        yield f"pixels {picture.size}".encode()
-        yield picture.tobytes()

@@ -18,24 +18,23 @@ class Progress(Protocol):
 
 
 @contextlib.contextmanager
-def progress_bars(*, disable: bool | None = None) -> Iterator[Progress]:
-    """A `Progress` that draws one bar a stage on stderr, with loss and time left; on a terminal only, by default."""
+def progress_bars(given: Progress | None = None) -> Iterator[Progress]:
+    """The `Progress` that is given, or else one bar a stage on stderr, where that is a terminal."""
+    if given is not None:
+        yield given
+        return
     from tqdm import tqdm
 
     bars: dict[str, Any] = {}
+    with contextlib.ExitStack() as drawn:
 
-    def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
-        if stage not in bars:
-            for bar in bars.values():
-                bar.close()
-            unit = "part" if stage in ("features", "parts") else "epoch"
-            bars[stage] = tqdm(total=total, desc=f"{stage:8}", unit=unit, disable=disable)
-        if loss is not None:
-            bars[stage].set_postfix_str(f"loss {loss:.4g}", refresh=False)
-        bars[stage].update(done - bars[stage].n)
+        def report(stage: str, done: int, total: int, loss: float | None = None) -> None:
+            if stage not in bars:
+                drawn.close()
+                unit = "part" if stage in ("features", "parts") else "epoch"
+                bars[stage] = drawn.enter_context(tqdm(total=total, desc=f"{stage:8}", unit=unit, disable=None))
+            if loss is not None:
+                bars[stage].set_postfix_str(f"loss {loss:.4g}", refresh=False)
+            bars[stage].update(done - bars[stage].n)
 
-    try:
         yield report
-    finally:
-        for bar in bars.values():
-            bar.close()

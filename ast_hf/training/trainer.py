@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ast_hf.config import DEFAULT_FALSE_POSITIVE_RATE, PRETRAINED, ASTDetectorConfig, Precision, TrainingRecipe
@@ -22,19 +22,17 @@ from ast_hf.detector import ASTDetector, default_device
 from ast_hf.errors import ASTError, ConfigError
 from ast_hf.inference.calibration import Calibration, check_rate
 from ast_hf.nn.losses import distance_map, nll_map
-from ast_hf.nn.network import ASTNetwork
-from ast_hf.nn.pair import Pair
+from ast_hf.nn.network import ASTNetwork, Pair
 from ast_hf.nn.precision import autocast, resolve_precision
-from ast_hf.training.crops import Crops
 from ast_hf.training.features import FeatureCache, PreparedSamples, default_cache_folder, prepare
-from ast_hf.training.fitting import fit_config, fit_region
+from ast_hf.training.fitting import fit_config, fit_region, set_standardization
 from ast_hf.training.progress import Progress, progress_bars
-from ast_hf.training.standardization import set_standardization
 from ast_hf.training.steps import GradientStep
 
 MIN_SAMPLES = 10
 # A tenth of a small set is too few to set a threshold with; of a very small one a third has to do.
 _ENOUGH_TO_CALIBRATE = 8
+_BATCH_SIZE = 32  # where nothing is learnt
 
 
 class TrainingError(ASTError, RuntimeError):
@@ -60,17 +58,13 @@ def train(
     Args:
         config: What to build.
         good_images: A folder, or a sequence of pictures or a dataset (`data.samples.collect_good_samples`).
-        recipe: How to train; the paper's by default.
-        device: Where; CUDA where there is one, by default.
+        recipe, device, progress: By default the paper's, CUDA where there is one, and a bar on a terminal.
         seed: Fixes initial weights, hold-out and order: on one device the same seed gives the same model.
         points: Point clouds, one a picture, for depth modalities.
-        region: A mask of the pictures' aspect (a path, PIL image or bool array): only what is white in it is looked
-            at, now and later. None looks at all.
+        region: A mask of the pictures' aspect (a path, PIL image or bool array), white where is looked, now and later.
         false_positive_rate: Share of good parts that the threshold may call anomalous, in (0, 1).
-        backbone_weights: "pretrained" takes timm's from the Hub, a path reads a safetensors file.
-        cache_folder: Where features are kept for the next run, at most 4 GiB of them; by default
-            `features.default_cache_folder()`, and False keeps none.
-        progress: Called as training goes on; a progress bar on a terminal by default.
+        backbone_weights: As for `Backbone`.
+        cache_folder: For at most 4 GiB of features; `features.default_cache_folder()` by default, False keeps none.
 
     Raises:
         ConfigError: There are too few images to train on and calibrate with, or the rate is outside (0, 1).
@@ -87,8 +81,7 @@ def train(
     if region is not None:
         detector.region.copy_(fit_region(config, region))
     detector.place(device)
-    bars = progress_bars() if progress is None else contextlib.nullcontext(progress)
-    with bars as report:
+    with progress_bars(progress) as report:
         prepared = prepare_cached(detector, samples, recipe.precision, cache_folder, report)
         fit(detector, prepared.select(fitted), recipe, seed=seed, progress=report)
         if held_out:
@@ -105,11 +98,7 @@ def build(config: ASTDetectorConfig, seed: int, *, backbone_weights: str | Path 
 
 
 def hold_out(count: int, recipe: TrainingRecipe, seed: int) -> tuple[list[int], list[int]]:
-    """Splits `count` samples at random into those to fit and those to calibrate with.
-
-    Raises:
-        ConfigError: There are too few, or fewer would be left to fit than are held out.
-    """
+    """Splits `count` samples at random into those to fit and those to calibrate with; `ConfigError` for too few."""
     if recipe.calibration_fraction == 0:
         if count == 0:
             raise ConfigError("There are no images to train on.")
@@ -158,69 +147,95 @@ def fit(
     """
     if standardize:
         set_standardization(network, samples.inputs, samples.mask if network.config.region else None)
-    crops = Crops(network.standardize(samples.inputs), samples.mask, network.config.tiles)
+    samples = replace(samples, inputs=network.standardize(samples.inputs))
     generator = torch.Generator().manual_seed(seed)
-    fit_teacher(network, crops, recipe, generator, progress)
-    fit_student(network, crops, recipe, generator, progress)
+    wide = _PairFit(network, samples, network.config.tiles, recipe, generator, progress)
+    wide.run()
     if network.local is not None:
         recipe = replace(recipe, feature_noise=recipe.local_noise, epochs=recipe.local_epochs)
-        fit_teacher(network.local, crops, recipe, generator, progress, stage="local teacher")
-        fit_student(network.local, crops, recipe, generator, progress, stage="local student")
+        replace(wide, pair=network.local, recipe=recipe, targets=None).run("local ")
 
 
-def fit_teacher(
-    pair: Pair,
-    crops: Crops,
-    recipe: TrainingRecipe,
-    generator: torch.Generator,
-    progress: Progress | None = None,
-    stage: str = "teacher",
-) -> None:
-    """Trains a pair's teacher in place; `generator` draws order, crops and noise."""
-
-    def draw(rows: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, mask, window = crops.draw(rows, recipe.feature_noise, generator)
-        return inputs, mask, pair.positional_encoding[window]
-
-    def loss(inputs: Tensor, mask: Tensor | None, encoding: Tensor) -> Tensor:
-        return nll_map(*pair.teacher_forward(inputs, encoding), mask).mean()
-
-    _optimize(pair.teacher, draw, loss, len(crops.inputs), recipe, generator, stage, progress)
-
-
-def fit_student(
-    pair: Pair,
-    crops: Crops,
-    recipe: TrainingRecipe,
-    generator: torch.Generator,
-    progress: Progress | None = None,
-    stage: str = "student",
-) -> None:
-    """Trains the student of a pair whose teacher is trained; arguments as `fit_teacher`.
+@dataclass
+class _PairFit:
+    """A pair that learns from standardised samples.
 
     Of whole maps without noise the frozen teacher's targets are computed once: it sees no batch statistics and no
     augmentation, so they are the same in every epoch. Else they are its answers to what the student sees.
     """
-    once, targets = not recipe.feature_noise and crops.tiles == (1, 1), crops.inputs[:0]
-    if once:
-        with autocast(targets.device, recipe.precision):
-            targets = teacher_targets(pair, crops.inputs)
 
-    def draw(rows: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, mask, window = crops.draw(rows, recipe.feature_noise, generator)
-        return inputs, mask, pair.positional_encoding[window], targets[rows] if once else None
+    pair: Pair
+    samples: PreparedSamples
+    tiles: tuple[int, int]
+    recipe: TrainingRecipe
+    generator: torch.Generator  # of order, crops and noise; the CPU's, so that every device sees the same
+    progress: Progress | None
+    targets: Tensor | None = None
 
-    def loss(inputs: Tensor, mask: Tensor | None, encoding: Tensor, target: Tensor | None) -> Tensor:
-        target = teacher_targets(pair, inputs, encoding) if target is None else target
-        return distance_map(target, pair.student_forward(inputs, encoding), mask).mean()
+    def run(self, prefix: str = "") -> None:
+        self._optimize(self.pair.teacher, self._teacher_loss, f"{prefix}teacher")
+        if not self.recipe.feature_noise and self.tiles == (1, 1):
+            with autocast(self.samples.inputs.device, self.recipe.precision):
+                self.targets = self._teach(self.samples.inputs, self.pair.positional_encoding)
+        self._optimize(self.pair.student, self._student_loss, f"{prefix}student")
 
-    _optimize(pair.student, draw, loss, len(crops.inputs), recipe, generator, stage, progress)
+    @torch.no_grad()
+    def _teach(self, inputs: Tensor, encoding: Tensor) -> Tensor:
+        return torch.cat([self.pair.teacher_forward(batch, encoding)[0] for batch in inputs.split(_BATCH_SIZE)])
 
+    def _teacher_loss(self, inputs: Tensor, mask: Tensor | None, encoding: Tensor, _: Tensor | None) -> Tensor:
+        return nll_map(*self.pair.teacher_forward(inputs, encoding), mask).mean()
 
-@torch.no_grad()
-def teacher_targets(pair: Pair, inputs: Tensor, encoding: Tensor | None = None, batch_size: int = 32) -> Tensor:
-    """The teacher's z for standardised inputs (N, C, h, w), whole maps or crops with their positional encoding."""
-    return torch.cat([pair.teacher_forward(batch, encoding)[0] for batch in inputs.split(batch_size)])
+    def _student_loss(self, inputs: Tensor, mask: Tensor | None, encoding: Tensor, target: Tensor | None) -> Tensor:
+        target = self._teach(inputs, encoding) if target is None else target
+        return distance_map(target, self.pair.student_forward(inputs, encoding), mask).mean()
+
+    def _draw(self, rows: Tensor) -> tuple[Tensor | None, ...]:
+        """What a step sees, whole maps or crops of a tile's size: inputs, mask, positional encoding, and targets."""
+        batch, sides = self.samples.select(rows), self.samples.inputs.shape[2:]
+        crop = [side // count for side, count in zip(sides, self.tiles, strict=True)]
+        # From beyond the borders, and moved inside: else cells there, which look different, would hardly be learnt.
+        y, x = (
+            int(torch.randint(-part, side + 1, (), generator=self.generator).clamp(0, side - part))
+            if side > part
+            else 0
+            for side, part in zip(sides, crop, strict=True)
+        )
+        window = (..., slice(y, y + crop[0]), slice(x, x + crop[1]))
+        inputs, mask = batch.inputs[window], None if batch.mask is None else batch.mask[window]
+        if noise := self.recipe.feature_noise:
+            inputs = inputs + noise * torch.randn(inputs.shape, generator=self.generator).to(inputs.device)
+        targets = None if self.targets is None else self.targets[rows]
+        return inputs, mask, self.pair.positional_encoding[window], targets
+
+    def _optimize(self, network: nn.Module, loss_of: Callable[..., Tensor], stage: str) -> None:
+        """Adam over shuffled batches; the last incomplete batch of an epoch is dropped."""
+        recipe, count, device = self.recipe, len(self.samples), self.samples.inputs.device
+        step, rate = GradientStep(network, loss_of, recipe.precision), recipe.learning_rate
+        optimizer = Adam(network.parameters(), lr=rate, weight_decay=recipe.weight_decay, fused=True)
+        batch_size, epochs = min(recipe.batch_size, count), recipe.epochs_for(count)
+        scheduler = None
+        if recipe.schedule == "one-cycle":
+            scheduler = OneCycleLR(optimizer, rate, epochs * (count // batch_size), pct_start=0.1)
+        network.train()
+        try:
+            for epoch in range(epochs):
+                order = torch.randperm(count, generator=self.generator).to(device)
+                total, batches = torch.zeros((), device=device), order[: count - count % batch_size].split(batch_size)
+                for rows in batches:
+                    loss = step(*self._draw(rows))
+                    optimizer.step()
+                    if scheduler is not None:
+                        scheduler.step()
+                    total.add_(loss)
+                mean = total.item() / len(batches)  # read once an epoch, so that a GPU never waits
+                if not math.isfinite(mean):
+                    fault = f"The loss is {mean} in epoch {epoch + 1}"
+                    raise TrainingError(f"{fault}: lower the learning rate or the clamp.")
+                if self.progress is not None:
+                    self.progress(stage, epoch + 1, epochs, mean)
+        finally:
+            network.eval()
 
 
 @torch.no_grad()
@@ -230,13 +245,12 @@ def calibrate(
     false_positive_rate: float = DEFAULT_FALSE_POSITIVE_RATE,
     *,
     precision: Precision = "auto",
-    batch_size: int = 32,
 ) -> Calibration:
     """What good samples that the network was not trained on say about thresholds."""
     config, scores, peaks = network.config, [], []
     shown = config.image_shape if config.uses_rgb else (config.depth_size, config.depth_size)
     with autocast(network.device, precision):
-        for rows in torch.arange(len(samples)).split(batch_size):
+        for rows in torch.arange(len(samples)).split(_BATCH_SIZE):
             batch = samples.select(rows)
             output = network.score_inputs(batch.inputs, batch.mask)
             scores += output.score.tolist()
@@ -244,42 +258,3 @@ def calibrate(
             peaks += upsample_map(output.anomaly_map, shown).amax(dim=(1, 2)).clamp_min(0).tolist()
     resolved = resolve_precision(network.device, precision)
     return Calibration(tuple(scores), tuple(peaks), false_positive_rate, resolved)
-
-
-def _optimize(
-    network: nn.Module,
-    draw: Callable[[Tensor], tuple[Tensor | None, ...]],
-    loss_of: Callable[..., Tensor],
-    count: int,
-    recipe: TrainingRecipe,
-    generator: torch.Generator,
-    stage: str,
-    progress: Progress | None,
-) -> None:
-    """Adam over shuffled batches that are drawn by row numbers; the last incomplete batch of an epoch is dropped."""
-    device, step = next(network.parameters()).device, GradientStep(network, loss_of, recipe.precision)
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-    batch_size, epochs = min(recipe.batch_size, count), recipe.epochs_for(count)
-    scheduler = None
-    if recipe.schedule == "one-cycle" and epochs:
-        scheduler = OneCycleLR(optimizer, recipe.learning_rate, epochs * (count // batch_size), pct_start=0.1)
-    network.train()
-    try:
-        for epoch in range(epochs):
-            order, total = torch.randperm(count, generator=generator).to(device), torch.zeros((), device=device)
-            batches = order[: count - count % batch_size].split(batch_size)
-            for rows in batches:
-                loss = step(*draw(rows))
-                optimizer.step()
-                if scheduler is not None:
-                    scheduler.step()
-                total.add_(loss)
-            mean = total.item() / len(batches)  # read once an epoch, so that a GPU never waits
-            if not math.isfinite(mean):
-                raise TrainingError(f"The loss is {mean} in epoch {epoch + 1}: lower the learning rate or the clamp.")
-            if progress is not None:
-                progress(stage, epoch + 1, epochs, mean)
-    finally:
-        network.eval()

@@ -4,8 +4,6 @@ A category is the dataset's configuration of that name ("default" where it has o
 `test`, or else the pair of splits `CATEGORY.train` and `CATEGORY.test`, as in `TheoM55/mvtec_all_objects_split`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -20,9 +18,8 @@ from ast_hf.data.folders import GOOD_NAMES
 from ast_hf.data.images import read_image, read_mask
 from ast_hf.data.sample import GOOD
 from ast_hf.errors import ASTError, DatasetError
-from benchmark.datasets import folder as folder_reader
-from benchmark.datasets.base import Category
-from benchmark.datasets.listing import list_folders
+from benchmark.datasets import readers
+from benchmark.datasets.base import Category, list_folders
 
 COLUMNS = {"image": "image_path", "mask": "mask_path", "label": "label", "defect": "defect"}
 _LABELS = {0: GOOD, 1: "anomaly", "0": GOOD, "1": "anomaly"}  # False, True and 1.0 are equal to one of the keys
@@ -30,13 +27,12 @@ _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II": ".ti
 
 
 def find_categories(root: Path) -> list[str]:
-    """Gives the folders in `root` that hold good parts."""
-    return [path.name for path in list_folders(root) if folder_reader.find_categories(path)]
+    return [path.name for path in list_folders(root) if readers.find_folder(path)]
 
 
 def load_category(root: Path, name: str) -> Category:
     """Reads a category that is there; raises what the `folder` dataset does."""
-    return replace(folder_reader.load_category(root / name, name), dataset="hub")
+    return replace(readers.folder(root / name, name), dataset="hub")
 
 
 def materialize(
@@ -52,19 +48,18 @@ def materialize(
     Pictures are kept byte for byte and named after their row; no other category's are fetched. The folder appears whole
     or not at all, and of several processes one writes it; its source.json says where it is from, with the commit.
 
-    Args:
-        repository: "OWNER/NAME" of the dataset, or a folder with a copy of it.
-        category: Name of the configuration, or of the pair of splits.
-        folder: Where to write.
-        columns: Names that differ from `COLUMNS`; "" where there is no such column. Label or defect is enough: 0, good,
-            normal and ok are good, whatever number the dataset gives to a named class; anything else is anomalous.
-        revision: Branch, tag or commit; None is the newest.
+    `columns` are names that differ from `COLUMNS`, "" where there is none such. Label or defect is enough: 0, good,
+    normal and ok are good, whatever number the dataset gives to a named class; anything else is anomalous.
 
     Raises:
         DatasetError: The dataset or the folder is out of reach, lacks something or contradicts what is asked for.
     """
-    target, columns = folder / category, {**COLUMNS, **(columns or {})}
-    source = {"repository": repository, "revision": revision, "columns": columns}
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+    from yaml import YAMLError
+
+    target = folder / category
+    source = {"repository": repository, "revision": revision, "columns": {**COLUMNS, **(columns or {})}}
     try:
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,22 +69,14 @@ def materialize(
         stored = json.loads((target / "source.json").read_bytes())
     except DatasetError:
         raise
-    except _library_errors() as error:
+    # What datasets, huggingface_hub, fsspec and pyarrow raise for what they cannot get or read.
+    except (OSError, ValueError, RuntimeError, LookupError, HTTPError, DatasetsError, YAMLError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split()):.400}"
         advice = f"check the name, the network, the login and {folder}"
         raise DatasetError(f"{repository} cannot be read as a dataset ({reason}): {advice}.") from error
     if stored != {**stored, **source}:
         raise DatasetError(f"{target} was made from {stored}, not {source}: remove it, or give another folder.")
     return target
-
-
-def _library_errors() -> tuple[type[Exception], ...]:
-    """What datasets, huggingface_hub, fsspec and pyarrow raise for what they cannot get or read."""
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HTTPError
-    from yaml import YAMLError
-
-    return OSError, ValueError, RuntimeError, LookupError, HTTPError, DatasetsError, YAMLError
 
 
 def _write_category(target: Path, source: Mapping[str, Any]) -> None:

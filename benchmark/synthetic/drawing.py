@@ -4,8 +4,6 @@ Lengths and heights are pixels, distances negative inside a shape, colours as di
 Edges are smoothed by their distance: drawing at twice the size instead would take four times as long.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ class Scene:
     gloss: Array  # (H, W) from matt (0) to a mirror (1) that shows its surroundings in its own colour
     marks: Array  # uint8 (H, W), the number of the defect that a pixel belongs to, or 0
 
-    def window(self, column: float, row: float, reach: float, angle: float = 0.0) -> tuple[Scene, Array, Array]:
+    def window(self, column: float, row: float, reach: float, angle: float = 0.0) -> tuple["Scene", Array, Array]:
         """What is within `reach` of a point, and its `coordinates` from there."""
         top, left = max(int(row - reach), 0), max(int(column - reach), 0)
         at = ..., slice(top, int(row + reach) + 2), slice(left, int(column + reach) + 2)

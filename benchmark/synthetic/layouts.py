@@ -1,8 +1,9 @@
 """Drawn parts, and the files that they become in the layouts that `benchmark.datasets` reads."""
 
-from __future__ import annotations
-
 import json
+import os
+import shutil
+import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,8 +51,6 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A drawn part."""
-
     rgb: np.ndarray  # uint8 (H, W, 3)
     masks: list[np.ndarray]  # bool (H, W) each, one a defect region; none for a good part
     xyz: np.ndarray | None  # float32 (H, W, 3), metres, 0 where nothing was measured; only of 3D categories
@@ -60,8 +59,7 @@ class Part:
 def draw_part(category: str, index: int, defect: str | None = None, seed: int = 0) -> Part:
     """Draws part `index` (0 or more) of a category in `DEFECTS`; with a defect it is the same part, damaged.
 
-    Raises:
-        DatasetError: The category or the defect is not known.
+    Raises a DatasetError where the category or the defect is not known.
     """
     defects = {name: kinds for (_, name), kinds in DEFECTS.items()}
     if category not in defects or defect not in (None, *defects[category]):
@@ -74,6 +72,29 @@ def draw_part(category: str, index: int, defect: str | None = None, seed: int = 
     masks = [scene.marks == number for number in range(1, int(scene.marks.max()) + 1)]
     xyz = drawing.scan(scene, sensor) if ("mvtec_3d_ad", category) in DEFECTS else None
     return Part(drawing.photograph(scene, camera), masks, xyz)
+
+
+def write_synthetic(root: Path, *, seed: int = 0, counts: Counts = Counts()) -> Path:
+    """Writes the datasets into the folder `root`, whole or not at all, unless they are there with these settings;
+    raises a DatasetError where it holds something else.
+    """
+    counts = counts or Counts()
+    # The version is that of the drawings: a tree of another one is written anew.
+    settings = json.dumps({"version": 1, "seed": seed, "counts": asdict(counts)})
+    marker = root / "synthetic.json"
+    if marker.is_file() and marker.read_text() == settings:
+        return root
+    if root.exists() and not marker.is_file() and (root.is_file() or any(root.iterdir())):
+        raise DatasetError(f"{root} holds something that is no synthetic data: give a new or an empty folder.")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as temporary:
+        tree = Path(temporary) / "tree"
+        for dataset, category in DEFECTS:
+            write_category(tree / dataset, dataset, category, counts, seed)
+        (tree / marker.name).write_text(settings)
+        shutil.rmtree(root, ignore_errors=True)
+        os.replace(tree, root)
+    return root
 
 
 def write_category(root: Path, dataset: str, category: str, counts: Counts, seed: int) -> None:

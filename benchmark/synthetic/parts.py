@@ -2,8 +2,6 @@
 One generator draws the part and another its defect, so that the same part can be had with and without a defect.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -12,8 +12,8 @@ from ast_hf import TrainingRecipe
 from ast_hf.nn.student import Student
 from ast_hf.training.features import PreparedSamples
 from ast_hf.training.trainer import fit
-from benchmark.ablations import SymmetricStudent, build_variant
-from benchmark.variants import AST, RANDOM_TRUNK, RAW_PATCHES, VARIANTS
+from benchmark.experiment import SymmetricStudent, build_variant
+from benchmark.jobs import AST, RANDOM_TRUNK, RAW_PATCHES, VARIANTS
 from tests import tiny
 from tests.benchmark.tiny_run import write_trunk
 

@@ -22,12 +22,11 @@ from benchmark.datasets import (
     Category,
     LabelledSample,
     check_masks,
-    checkpoint_name,
     list_categories,
     load_category,
     missing_categories,
 )
-from benchmark.datasets.mvtec_loco_ad import saturated_regions
+from benchmark.evaluate import saturated_regions
 
 SIZE = (8, 12)  # height, width of every mask
 DEFECTS_3D = {"train/good": 3, "validation/good": 2, "test/good": 2, "test/crack": 2, "test/hole": 1}
@@ -220,7 +219,7 @@ def test_facts_are_whole() -> None:
         assert facts.download_page.startswith("https://") == (name != "folder")
         creative_commons = facts.licence.startswith("CC")
         assert facts.hub_licence == (facts.licence.lower().replace(" ", "-") if creative_commons else "other")
-    names = [checkpoint_name(dataset, category) for dataset, category in CATEGORIES.items()]
+    names = [DATASETS[dataset].checkpoint_prefix + category for dataset, category in CATEGORIES.items()]
     assert names[:3] == ["ast-mvtec-bottle", "ast-mvtec3d-bagel", "ast-loco-pushpins"]
     assert names[3:] == ["ast-visa-candle", "ast-magnetic_tile", "ast-folder-folder"]
 

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from benchmark import download
-from benchmark.archives import Archive, DownloadError, RetryPolicy, load_archives, unpack
+from benchmark import archives, download
+from benchmark.archives import Archive, DownloadError, load_archives, unpack
 from benchmark.datasets import DATASETS, list_categories, load_category
 
 NOISE = hashlib.shake_256(b"noise").digest(20_000)
@@ -129,7 +130,6 @@ class Bench:
         self.folder = root / "mvtec_ad"
         self.part = self.folder / "archive.tar.xz.part"
         self.waits: list[float] = []
-        self.retry = RetryPolicy(attempts=4, timeout=5, sleep=self.waits.append)
         self.known: dict[str, Any] = {}
         self.address = f"http://127.0.0.1:{server.server_port}"
 
@@ -147,7 +147,7 @@ class Bench:
 
     def run(self, *arguments: str, datasets: tuple[str, ...] = ("mvtec_ad",), accept: bool = True) -> int:
         options = ["--data-root", str(self.root), *["--accept-license"] * accept]
-        return download.main([*datasets, *options, *arguments], self.retry)
+        return download.main([*datasets, *options, *arguments])
 
     def assert_whole(self) -> None:
         for name in ("bottle", "cable"):
@@ -161,6 +161,9 @@ class Bench:
 def bench(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Bench:
     caplog.set_level(logging.INFO)
     bench = Bench(server, tmp_path / "data", caplog)
+    monkeypatch.setattr(archives, "ATTEMPTS", 4)
+    monkeypatch.setattr(archives, "TIMEOUT", 5.0)
+    monkeypatch.setattr(archives, "time", SimpleNamespace(sleep=bench.waits.append))
     monkeypatch.setattr(download, "load_archives", lambda dataset: bench.known.get(dataset, (None, {})))
     for dataset, categories in {"mvtec_ad": ("bottle", "cable"), "visa": ("candle",)}.items():
         monkeypatch.setitem(DATASETS, dataset, replace(DATASETS[dataset], categories=categories))

@@ -13,7 +13,7 @@ from ast_hf.inference import Calibration
 from ast_hf.metrics import image_auroc
 from benchmark.datasets import Category, DefectConfig, LabelledSample
 from benchmark.evaluate import IMAGE_AUROCS, Evaluation, image_figures, measure, overlap_figures, paper_mask
-from benchmark.heatmaps import choose
+from benchmark.plots import choose
 
 KINDS = ("logical_anomalies", "structural_anomalies")
 SCORES = [0.1, 0.2, 0.3, 0.4, 0.9, 0.9, 0.15, 0.8, 0.35]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark import launch
 from benchmark.jobs import EXIT_BUSY, EXIT_RETRY, job_folder, read_result, write_result
-from benchmark.launch import RunState, describe_failures
-from benchmark.launch import run_jobs as run_jobs_slowly
+from benchmark.launch import RunState, describe_failures, run_jobs
 from tests.benchmark.fake_jobs import FakeLauncher, make_job
 
-run_jobs = functools.partial(run_jobs_slowly, poll_seconds=0.0, busy_seconds=0.0, retry_seconds=0.0)
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POLL_SECONDS", "BUSY_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(launch, name, 0.0)
 
 
 def load(output: Path, count: int) -> RunState:
@@ -59,10 +62,13 @@ def test_what_can_heal_is_tried_again_and_not_for_ever(tmp_path: Path, status: i
     assert "in the last of 3 attempts" in failures(state)[1]
 
 
-def test_a_job_that_lacked_memory_waits_longer_each_time_while_others_go_on(tmp_path: Path) -> None:
+def test_a_job_that_lacked_memory_waits_longer_each_time_while_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "RETRY_SECONDS", 0.2)
     launcher = FakeLauncher({0: [EXIT_RETRY] * 2}, slots=1)
     started = time.monotonic()
-    assert len(run(tmp_path, launcher, 3, retry_seconds=0.2).having("done")) == 3
+    assert len(run(tmp_path, launcher, 3).having("done")) == 3
     assert launcher.started == [0, 1, 2, 0, 0]
     assert time.monotonic() - started > 0.6
 

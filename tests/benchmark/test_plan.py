@@ -10,10 +10,9 @@ import pytest
 
 from ast_hf.errors import ASTError, ConfigError
 from benchmark import plan as plan_module
-from benchmark.jobs import Job
+from benchmark.jobs import VARIANTS, Job
 from benchmark.plan import plan
 from benchmark.run import parser
-from benchmark.variants import VARIANTS
 from tests import tiny
 
 BOTTLE = ("--datasets", "mvtec_ad", "--categories", "bottle")

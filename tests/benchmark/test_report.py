@@ -19,11 +19,9 @@ from ast_hf.config import ASTDetectorConfig, TrainingRecipe
 from ast_hf.data.folders import find_images
 from ast_hf.errors import ImageReadError
 from benchmark.datasets import DATASETS
-from benchmark.jobs import Job
-from benchmark.published import context, published, read_published
+from benchmark.jobs import VARIANTS, Job
 from benchmark.report import latex, markdown, write_report
-from benchmark.tables import HEADLINE, NAMES, Table, group_results, tables_of
-from benchmark.variants import VARIANTS
+from benchmark.tables import HEADLINE, NAMES, Table, context, group_results, published, read_published, tables_of
 
 AD, AD_3D = DATASETS["mvtec_ad"].categories, DATASETS["mvtec_3d_ad"].categories
 

@@ -111,7 +111,12 @@ def test_the_command_prints_a_table_and_keeps_every_repetition(
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [(["--peers"], "pip install anomalib"), (["--set", "studnt=8"], "no FIELD=VALUE")]
+    ("options", "message"),
+    [
+        (["--peers"], "pip install anomalib"),
+        (["--set", "studnt=8"], "no FIELD=VALUE"),
+        (["--device", "gpu"], "The device gpu cannot be used"),
+    ],
 )
 def test_what_cannot_be_measured_is_a_sentence(
     options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

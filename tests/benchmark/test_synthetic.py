@@ -11,10 +11,9 @@ import pytest
 
 from ast_hf.data import DepthProcessor, read_image, read_scan
 from ast_hf.errors import DatasetError
-from benchmark import synthetic
 from benchmark.datasets import check_masks, list_categories, load_category
-from benchmark.datasets.mvtec_loco_ad import saturated_regions
-from benchmark.synthetic import DEFECTS, Counts, draw_part, write_synthetic
+from benchmark.evaluate import saturated_regions
+from benchmark.synthetic import DEFECTS, Counts, draw_part, layouts, write_synthetic
 
 ONE = Counts(train=1, validation=1, good=1, anomalous=1)
 EVERY_DEFECT = [(category, defect) for (_, category), defects in DEFECTS.items() for defect in defects]
@@ -30,7 +29,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """One category of each kind of file, so that whole trees are written quickly."""
     few = {key: DEFECTS[key] for key in (("mvtec_3d_ad", "cookie"), ("visa", "capsules"))}
-    monkeypatch.setattr(synthetic, "DEFECTS", few)
+    monkeypatch.setattr(layouts, "DEFECTS", few)
 
 
 def digests(root: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ from benchmark.jobs import (
     write_result,
     write_spec,
 )
-from benchmark.worker import ProgressFile
+from benchmark.worker import progress_file
 from tests.benchmark.fake_jobs import make_job
 
 
@@ -88,14 +88,14 @@ def test_what_failed_says_whether_another_try_may_help(
 
 
 def test_progress_is_written_at_changes_and_not_too_often(tmp_path: Path) -> None:
-    progress, written = ProgressFile(tmp_path), []
+    progress, written = progress_file(tmp_path), []
     for stage, done in (("teacher", 1), ("teacher", 2), ("teacher", 5), ("student", 1)):
         progress(stage, done, 5, 0.5)
         written.append(json.loads((tmp_path / "progress.json").read_text()))
     assert [(state["stage"], state["done"]) for state in written] == [
         ("teacher", 1), ("teacher", 1), ("teacher", 5), ("student", 1)
     ]  # fmt: skip
-    ProgressFile(tmp_path / "not there")("teacher", 1, 2)  # as on a full disk: it does not stop the job
+    progress_file(tmp_path / "not there")("teacher", 1, 2)  # as on a full disk: it does not stop the job
 
 
 def test_ends_with_its_parent_and_after_its_time(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,31 @@ def test_a_trained_detector_answers_its_visitor_alone(page: Page, open_page: Ope
     other.locator("#inspect-detector input").click()
     expect(other.get_by_role("option").first).to_be_visible()
     assert "Your own detector" not in other.get_by_role("option").all_inner_texts()
+
+
+def test_what_is_painted_over_is_what_the_detector_looks_at(page: Page, parts: Path, tmp_path: Path) -> None:
+    open_tab(page, "Teach")
+    page.locator("#teach-drawn").click()
+    page.get_by_role("button", name="Region of interest").click()
+    canvas = page.locator("#teach-region canvas").first
+    expect(canvas).to_be_visible(timeout=RUN)
+    page.wait_for_timeout(1000)  # the editor fades in, and drops what is painted before
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    left, middle = box["x"] + box["width"] / 2 - 60, box["y"] + box["height"] / 2
+    page.mouse.move(left, middle)
+    page.mouse.down()
+    page.mouse.move(left + 120, middle, steps=12)
+    page.mouse.up()
+    page.locator("#teach-run").click()
+    expect(page.locator("#teach-done")).to_be_visible(timeout=5 * RUN)
+    with page.expect_download() as download:
+        page.locator("#teach-download").click()
+    zipfile.ZipFile(download.value.path()).extractall(tmp_path)
+    (config,) = tmp_path.rglob("config.json")
+    region = ASTDetector.from_pretrained(config.parent, device="cpu").region.float()
+    height, width = region.shape[2:]
+    assert 0 < region.mean() < 0.5 and region[0, 0, height // 2, width // 2] and not region[0, 0, 0].any()
 
 
 def test_a_bad_file_gets_a_sentence_in_place_of_results(page: Page, parts: Path) -> None:

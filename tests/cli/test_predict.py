@@ -138,6 +138,13 @@ def test_rows_that_nobody_reads_end_quietly(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_a_closed_stdout_is_one_that_nobody_reads(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    parts = str(tiny.folder_of_pictures(tmp_path / "parts", 2))
+    assert main(["predict", model, parts, "--output", str(tmp_path / "out")]) == 0
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+
+
 def test_coco_is_one_document_with_polygons_and_16_bit_maps_are_recovered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

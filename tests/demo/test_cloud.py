@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ast_hf.demo.cloud import write_cloud
+from ast_hf.demo.drawing import write_cloud
 from tests import tiny
 
 

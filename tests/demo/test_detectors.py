@@ -12,15 +12,16 @@ from tests import tiny
 pytestmark = pytest.mark.usefixtures("stored")
 
 
-def test_a_detector_is_loaded_once_however_many_ask() -> None:
+def test_a_detector_is_loaded_once_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Key] = []
 
     def load(key: Key) -> Predictor:
         loads.append(key)
         return load_predictor(key)
 
+    monkeypatch.setattr("ast_hf.demo.detectors.load_predictor", load)
     with ThreadPoolExecutor(8) as visitors:
-        predictors = set(visitors.map(Detectors(load=load).get, ["plate"] * 8))
+        predictors = set(visitors.map(Detectors().get, ["plate"] * 8))
     assert loads == ["plate"] and len(predictors) == 1
 
 
@@ -36,7 +37,7 @@ def test_those_used_last_stay() -> None:
     assert detectors.get("plate") is not first
 
 
-def test_an_unreachable_hub_is_a_sentence_and_stops_nobody() -> None:
+def test_an_unreachable_hub_is_a_sentence_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     hanging, go_on = threading.Event(), threading.Event()
 
     def load(key: Key) -> Predictor:
@@ -45,7 +46,8 @@ def test_an_unreachable_hub_is_a_sentence_and_stops_nobody() -> None:
             go_on.wait()
         return load_predictor(key)
 
-    detectors = Detectors(["org/elsewhere"], load=load)
+    monkeypatch.setattr("ast_hf.demo.detectors.load_predictor", load)
+    detectors = Detectors(["org/elsewhere"])
     with ThreadPoolExecutor(2) as visitors:
         answer = visitors.submit(detectors.get, "org/elsewhere")
         try:
@@ -83,9 +85,10 @@ def test_parts_that_do_not_fit_are_sentences() -> None:
     detectors.predict("plate", [picture])  # the device is free again
 
 
-def test_warming_up_never_fails(caplog: pytest.LogCaptureFixture) -> None:
+def test_warming_up_never_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def load(key: Key) -> Predictor:
         raise DemoError("no")
 
-    Detectors(load=load).warm_up()
+    monkeypatch.setattr("ast_hf.demo.detectors.load_predictor", load)
+    Detectors().warm_up()
     assert "is not ready" in caplog.text

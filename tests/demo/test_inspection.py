@@ -11,7 +11,7 @@ from PIL import Image
 from ast_hf import ASTDetector, Prediction
 from ast_hf.demo import batch_tab, drawing
 from ast_hf.demo.detectors import Detectors
-from ast_hf.demo.inspection import Inspection, draw
+from ast_hf.demo.inspect_tab import Inspection
 from ast_hf.demo.uploads import Upload
 from ast_hf.inference import Calibration
 from tests import tiny
@@ -30,17 +30,17 @@ def test_a_rate_changes_verdict_heat_map_and_regions_alike(tmp_path: Path) -> No
         return np.asarray(Image.open(tmp_path / f"{name}.png"))
 
     seen = Inspection("plate", prediction(0.9), CALIBRATION)
-    strict, values, _ = draw(seen, 0.05, tmp_path)
+    strict, values, _ = seen.draw(0.05, tmp_path)
     assert (strict.is_anomalous, values["regions"]) == (False, [])
     overlay = read("overlay")
-    generous, values, files = draw(seen, 0.5, tmp_path)
+    generous, values, files = seen.draw(0.5, tmp_path)
     assert generous.is_anomalous and [list(region["box"]) for region in values["regions"]] == [[30, 10, 50, 20]]
     assert (tmp_path / "result.json").read_text() == json.dumps(values, indent=2) + "\n"
     assert not np.array_equal(read("overlay"), overlay) and not np.array_equal(read("regions"), read("original"))
     assert np.array_equal(read("original"), np.asarray(seen.prediction.image))
     assert (values["width"], values["height"], values["false_positive_rate"]) == (80, 60, 0.5)
     assert set(files) == {"original", "overlay", "regions", "result", "anomaly_map"}
-    draw(seen, 0.5, tmp_path, opacity=0)
+    seen.draw(0.5, tmp_path, opacity=0)
     assert np.array_equal(read("overlay"), read("original"))
 
 
@@ -67,9 +67,9 @@ def test_a_batch_grows_and_a_bad_file_costs_itself_alone(tmp_path: Path) -> None
         tiny.picture(i, defect=i == 4).save(tmp_path / f"{i}.png")
     (tmp_path / "=cmd.png").write_text("no picture")
     found = [Upload(name, tmp_path / name) for name in names]
-    steps = list(batch_tab.score_pictures(Detectors(), "plate", "plate", found, 0.05, tmp_path))
-    assert [len(rows) for rows in steps] == [4, 6]
-    rows, model = steps[-1], ASTDetector.from_pretrained("plate")
+    steps = list(batch_tab.score_pictures(Detectors(), "plate", None, found, 0.05, tmp_path))
+    assert [len(run.rows) for run in steps] == [4, 6]
+    rows, model = steps[-1].rows, ASTDetector.from_pretrained("plate")
     assert [row.values["image"] for row in rows] == names
     expected = [model.predict(tmp_path / f"{i}.png").score for i in range(5)]
     assert [row.values["score"] for row in rows if row.overlay] == pytest.approx(expected, rel=1e-4)
@@ -91,20 +91,20 @@ def test_another_rate_judges_a_batch_as_if_it_had_been_there_from_the_start(tmp_
     folders = [tmp_path / name for name in ("strict", "generous", "again")]
     for folder in folders:
         folder.mkdir()
-    calibration = detectors.calibration("plate")
     strict, generous = (
-        list(batch_tab.score_pictures(detectors, "plate", "plate", found, rate, folder))[-1]
+        list(batch_tab.score_pictures(detectors, "plate", None, found, rate, folder))[-1]
         for rate, folder in zip((0.01, 0.5), folders, strict=False)
     )
     detectors.predict = None  # type: ignore[assignment,method-assign]
-    again = batch_tab.Batch("plate", calibration, 0.01, strict, 4).at_rate(0.5, folders[2])
-    assert [row.values for row in again.rows] == [row.values for row in generous] != [row.values for row in strict]
+    again = strict.at_rate(0.5, folders[2])
+    values = [[row.values for row in run.rows] for run in (strict, generous, again)]
+    assert values[0] != values[1] == values[2]
     for name in ("0000.jpg", "0001.jpg", "0002.jpg"):
         assert (folders[2] / name).read_bytes() == (folders[1] / name).read_bytes()
     status, _, chart, pictures, table, path = again.show(folders[2])
     assert "4 of 4 done, 1 could not be read" in status and "These 3 pictures" in chart
     assert len(pictures) == 3 and len(table) == 4
-    assert Path(path).read_text() == Path(batch_tab.write_csv(generous, tmp_path / "scores.csv")).read_text()
+    assert Path(path).read_text() == Path(batch_tab.write_csv(generous.rows, tmp_path / "scores.csv")).read_text()
 
 
 def test_a_batch_tells_since_which_picture_the_line_has_changed() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from scipy import ndimage
 
-import ast_hf.metrics.pixels
+import ast_hf.metrics.ranking
 from ast_hf.metrics import (
     SaturatedRegion,
     au_pro,
@@ -165,9 +165,9 @@ def test_ok_scores_are_held_in_chunks_which_do_not_change_the_values(monkeypatch
     maps, masks, _ = golden_images("segmentation_metrics")
     at_once = segmentation_metrics(maps, masks)
     for size in (1, 1000, 4000):
-        monkeypatch.setattr(ast_hf.metrics.pixels, "PIXELS_A_CHUNK", size)
+        monkeypatch.setattr(ast_hf.metrics.ranking, "PIXELS_A_CHUNK", size)
         assert segmentation_metrics(maps, masks) == at_once
-    monkeypatch.setattr(ast_hf.metrics.pixels, "PIXELS_A_CHUNK", 1 << 16)
+    monkeypatch.setattr(ast_hf.metrics.ranking, "PIXELS_A_CHUNK", 1 << 16)
     maps = list(np.random.default_rng(0).random((24, 256, 256), dtype=np.float32))
     masks = [np.zeros((256, 256), np.uint8) for _ in maps]
     masks[0][:16, :16] = 1

@@ -10,7 +10,7 @@ from ast_hf.config import Precision
 from ast_hf.inference import Predictor
 from ast_hf.nn.precision import resolve_precision
 from ast_hf.training.features import PreparedSamples, prepare
-from ast_hf.training.standardization import set_standardization
+from ast_hf.training.fitting import set_standardization
 from ast_hf.training.trainer import TrainingError, build, fit, hold_out
 from tests import tiny
 
