@@ -38,7 +38,8 @@ class ASTDetectorConfig(Record):
     # Pictures are resized to this many pixels square, aspect not kept, as the authors do; or to (height, width).
     image_size: int | tuple[int, int] = bounded(768, 32, 4096)
     # (rows, columns) of tiles of that size, which go through the backbone one by one: for small defects on large
-    # pictures. Teacher and student learn from crops of a tile's size and see the whole map afterwards.
+    # pictures. Teacher and student learn from crops of a tile's size, an epoch from as many as there are tiles, and see
+    # the whole map afterwards.
     tiles: tuple[int, int] = bounded((1, 1), 1, 32)
     # Whether a region of interest is part of the weights; what lies outside is neither seen nor scored.
     region: bool = False

@@ -209,8 +209,12 @@ class _PairFit:
         return inputs, mask, self.pair.positional_encoding[window], targets
 
     def _optimize(self, network: nn.Module, loss_of: Callable[..., Tensor], stage: str) -> None:
-        """Adam over shuffled batches; the last incomplete batch of an epoch is dropped."""
-        recipe, count, device = self.recipe, len(self.samples), self.samples.inputs.device
+        """Adam over shuffled batches; the last incomplete batch of an epoch is dropped.
+
+        An epoch draws as many crops of each map as it has tiles: of fewer their cells would be learnt too seldom.
+        """
+        recipe, device = self.recipe, self.samples.inputs.device
+        count = len(self.samples) * math.prod(self.tiles)
         step, rate = GradientStep(network, loss_of, recipe.precision), recipe.learning_rate
         optimizer = Adam(network.parameters(), lr=rate, weight_decay=recipe.weight_decay, fused=True)
         batch_size, epochs = min(recipe.batch_size, count), recipe.epochs_for(count)
@@ -220,7 +224,7 @@ class _PairFit:
         network.train()
         try:
             for epoch in range(epochs):
-                order = torch.randperm(count, generator=self.generator).to(device)
+                order = torch.randperm(count, generator=self.generator).to(device) % len(self.samples)
                 total, batches = torch.zeros((), device=device), order[: count - count % batch_size].split(batch_size)
                 for rows in batches:
                     loss = step(*self._draw(rows))

@@ -69,7 +69,8 @@ def update(
         prepared = prepare_cached(detector, [*new, *old], recipe.precision, cache_folder, report)
         if known_held_out and stored:
             _check_held_out(stored, _calibrated(detector, prepared.select(known_held_out), recipe.precision))
-        rows = _balanced(fitted, known, steps * recipe.batch_size // 2, seed)
+        most = steps * recipe.batch_size // 2 // math.prod(detector.config.tiles)  # an epoch takes each so often
+        rows = _balanced(fitted, known, most, seed)
         rate = recipe.learning_rate * _LEARNING_RATE_SHARE
         gentle = replace(recipe, epochs=1, local_epochs=1, min_steps=steps, learning_rate=rate)
         fit(updated, prepared.select(rows), gentle, seed=seed, progress=report, standardize=False)

@@ -7,8 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ast_hf import ASTDetector, ConfigError, ImageReadError, train
+from ast_hf import ASTDetector, ConfigError, ImageReadError, TrainingRecipe, train
 from ast_hf.export import export_onnx
+from ast_hf.training import fit, trainer
+from ast_hf.training.features import PreparedSamples
+from ast_hf.training.steps import GradientStep
 from tests import tiny
 
 NO_FILES = {"backbone_weights": None, "cache_folder": False}
@@ -30,6 +33,23 @@ def test_training_on_crops_gives_a_map_of_the_whole() -> None:
     detector = train(config, [np.asarray(tiny.picture(i, (160, 80))) for i in range(12)], tiny.RECIPE, **NO_FILES)
     prediction = detector.predict(tiny.picture(0, (160, 80)))
     assert prediction.cells.shape == (4, 8) and prediction.anomaly_map.shape == (80, 160)
+
+
+@pytest.mark.parametrize(("tiles", "steps"), [((1, 1), 2), ((1, 2), 4), ((3, 2), 12)])
+def test_an_epoch_has_as_many_crops_of_each_picture_as_there_are_tiles(
+    tiles: tuple[int, int], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    class Counted(GradientStep):
+        def __call__(self, *batch: torch.Tensor | None) -> torch.Tensor:
+            shapes.append(tuple(batch[0].shape))
+            return super().__call__(*batch)
+
+    monkeypatch.setattr(trainer, "GradientStep", Counted)
+    network = tiny.detector(tiles=tiles)
+    fit(network, PreparedSamples(torch.randn(16, 48, *network.map_size), None), TrainingRecipe(epochs=1))
+    assert shapes == [(8, 48, 4, 4)] * 2 * steps  # of teacher and student
 
 
 def test_tiles_are_for_pictures_and_have_a_limit() -> None:
