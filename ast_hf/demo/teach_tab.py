@@ -125,9 +125,9 @@ def _frames(steps: Sequence[TrainingStep]) -> Iterator[Any]:
     losses = _losses(steps)
     for network in _PLOTS:
         pairs = zip(_COLOURS, (network, f"local {network}"), strict=True)
-        rows = [(epoch, loss, pair) for pair, stage in pairs for epoch, loss in enumerate(losses[stage], 1)]
-        frame = pd.DataFrame(rows, columns=["epoch", "loss", "pair"])
-        yield frame.astype({"epoch": float, "loss": float})  # of an empty one too, else axes are of words
+        # A line is there from the start, if of no value, or gradio never draws it.
+        rows = [(epoch, loss, pair) for pair, stage in pairs for epoch, loss in enumerate(losses[stage] or [np.nan], 1)]
+        yield pd.DataFrame(rows, columns=["epoch", "loss", "pair"]).astype({"epoch": float, "loss": float})
 
 
 def _pack_drawn(draw: Draw) -> list[str]:
