@@ -79,7 +79,7 @@ class TeachTab:
         for step in own.train(pictures, self._settings, region):
             steps.append(step)
             bar = drawing.progress(f"{step.stage.capitalize()}: {step.done} of {step.total}", step.done, step.total)
-            yield {status: bar, self._curves: gr.Row(visible=True), **dict(zip(plots, _frames(steps), strict=True))}
+            yield {status: bar, self._curves: gr.Row(visible=True), **dict(zip(plots, loss_frames(steps), strict=True))}
         if old is not None:
             old.close()
         calibration = self._detectors.calibration(own.folder)
@@ -118,7 +118,7 @@ def _losses(steps: Sequence[TrainingStep]) -> dict[str, list[float]]:
     return losses
 
 
-def _frames(steps: Sequence[TrainingStep]) -> Iterator[Any]:
+def loss_frames(steps: Sequence[TrainingStep]) -> Iterator[Any]:
     """What the plots show."""
     import pandas as pd  # half a second that the page need not wait for
 

@@ -104,15 +104,15 @@ def test_a_scan_becomes_a_point_cloud(page: Page, parts: Path) -> None:
 
 def test_a_trained_detector_answers_its_visitor_alone(page: Page, open_page: OpenPage, parts: Path) -> None:
     teach(page, parts, 16)
-    page.locator("#teach-use").click(timeout=5 * RUN)
+    expect(page.locator("#teach-use")).to_be_visible(timeout=5 * RUN)
+    lines = page.locator("#teach-curves .mark-line path").filter(visible=True)
+    assert len([line for line in lines.all() if "L" in (line.get_attribute("d") or "")]) == 4
+    page.locator("#teach-use").click()
     expect(page.locator("#inspect-detector input")).to_have_value("Your own detector")
     give(page, "inspect-image", parts / "carpet_hole.png")
     expect(verdict(page)).to_have_text(re.compile("Defect|No defect found"), timeout=RUN)
     open_tab(page, "JSON")
     expect(page.locator("#inspect-json")).to_contain_text("Your own detector")
-    open_tab(page, "Teach")
-    lines = page.locator("#teach-curves .mark-line path").filter(visible=True)
-    assert len([line for line in lines.all() if "L" in (line.get_attribute("d") or "")]) == 2  # teacher and student
     other = open_page()
     other.locator("#inspect-detector input").click()
     expect(other.get_by_role("option").first).to_be_visible()

@@ -7,5 +7,5 @@ from ast_hf.demo.training import TeachSettings
 from tests import tiny
 
 if __name__ == "__main__":
-    app.create_demo = partial(app.create_demo, settings=TeachSettings(tiny.config(), None))
+    app.create_demo = partial(app.create_demo, settings=TeachSettings(tiny.config(local_channels=(8, 8)), None))
     app.main()

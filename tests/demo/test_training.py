@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ast_hf.demo.detectors import Detectors
+from ast_hf.demo.teach_tab import loss_frames
 from ast_hf.demo.training import TeachSettings, TrainingStep, VisitorDetector, read_good
 from ast_hf.demo.uploads import DemoError, find_uploads
 from ast_hf.files import home
@@ -22,6 +23,19 @@ def trained(detectors: Detectors) -> VisitorDetector:
     own = VisitorDetector(detectors)
     assert [step.stage for step in own.train(GOOD, SETTINGS)] == ["features"] * 2 + ["teacher"] * 2 + ["student"] * 2
     return own
+
+
+def test_curves_have_their_lines_from_the_first_step_on() -> None:
+    """Gradio draws no line for a colour that came later."""
+    steps = [
+        TrainingStep("features", 1, 1),
+        TrainingStep("teacher", 1, 2, 3.0),
+        TrainingStep("local student", 1, 2, 1.0),
+    ]
+    for count in range(4):
+        for frame in loss_frames(steps[:count]):
+            assert list(frame.pair) == ["whole parts", "details"] and (frame.dtypes[:2] == float).all()
+    assert frame.loss.isna().tolist() == [True, False]
 
 
 def test_a_visitors_detector_is_found_by_its_folder_alone() -> None:
