@@ -4,7 +4,7 @@ import contextlib
 import getpass
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ast_hf.errors import OutputError
@@ -59,21 +59,30 @@ def write_or_rescue(write: Callable[[Path], object], folder: Path) -> None:
 
 
 def write_atomic(path: Path, *data: bytes | memoryview) -> None:
-    """Writes a file, given in one piece or more, that appears whole or not at all, also after a power cut.
+    """Writes a file, given in one piece or more, that appears whole or not at all, also after a power cut."""
+    write_together({path: data})
 
-    The file gets the permissions that the process gives its files (its umask).
+
+def write_together(files: Mapping[Path, Sequence[bytes | memoryview]]) -> None:
+    """Writes files, each as `write_atomic`, of which the first takes its place when all of them are on the disk.
+
+    They get the permissions that the process gives its files (its umask).
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
+    aside: dict[Path, str] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~current_umask())  # mkstemp makes files that only their owner may read
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        for path, data in files.items():
+            handle, aside[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
+            with os.fdopen(handle, "wb") as file:
+                file.writelines(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(aside[path], 0o666 & ~current_umask())  # mkstemp makes files that only their owner may read
+        for path, temporary in aside.items():
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        for temporary in aside.values():
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename is None:  # as where the disk is full
             error.filename = str(path)
         raise

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ast_hf.errors import CheckpointError
-from ast_hf.files import write_atomic
+from ast_hf.files import write_together
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -53,7 +53,7 @@ def write(
     metadata: Mapping[str, str],
     half_precision: bool = False,
 ) -> None:
-    """Writes a checkpoint; each file appears whole or not at all, the weights last.
+    """Writes a checkpoint; one that was there before is kept until all files of the new one are on the disk.
 
     The weights' metadata holds the SHA-256 of config.json and calibration.json, so that files of two checkpoints are
     never mixed; metrics.json may be written later.
@@ -66,12 +66,10 @@ def write(
     data = {name: f"{text}\n".encode() for name, text in texts.items()}
     seals = {f"{name}.sha256": hashlib.sha256(data[name]).hexdigest() for name in data if name != METRICS_NAME}
     stored = {name: _storable(name, tensor, half_precision) for name, tensor in tensors.items()}
-    for name in files:
-        if name in data:
-            write_atomic(folder / name, data[name])
-        else:
-            (folder / name).unlink(missing_ok=True)
-    write_atomic(folder / WEIGHTS_NAME, *_serialized(stored, {"format": "pt", **metadata, **seals}))
+    weights = _serialized(stored, {"format": "pt", **metadata, **seals})
+    write_together({**{folder / name: [text] for name, text in data.items()}, folder / WEIGHTS_NAME: weights})
+    for name in set(files) - set(data):
+        (folder / name).unlink(missing_ok=True)
 
 
 def read(folder: Path) -> SavedModel:

@@ -34,7 +34,7 @@ def test_curves_have_their_lines_from_the_first_step_on() -> None:
     ]
     for count in range(4):
         for frame in loss_frames(steps[:count]):
-            assert list(frame.pair) == ["whole parts", "details"] and (frame.dtypes[:2] == float).all()
+            assert list(frame.pair) == ["whole parts", "details"] and frame.dtypes[:2].eq("float64").all()
     assert frame.loss.isna().tolist() == [True, False]
 
 

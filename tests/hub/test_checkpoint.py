@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -56,6 +57,17 @@ def test_round_trip_keeps_everything(saved: Path, capfd: pytest.CaptureFixture[s
     detector.calibration = None
     detector.save_pretrained(saved)
     assert from_pretrained(saved).calibration is None, "saving again replaces it"
+
+
+@pytest.mark.parametrize("file", [1, 2, 3])
+def test_a_disk_that_fills_up_leaves_the_detector_that_was_there(
+    file: int, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score, names = tiny.score(saved), sorted(saved.iterdir())
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=[None] * (file - 1) + [OSError(28, "No space left on device")]))
+    with pytest.raises(OSError, match="No space left"):
+        tiny.detector(seed=5).save_pretrained(saved)
+    assert tiny.score(saved) == score and sorted(saved.iterdir()) == names
 
 
 def test_half_precision_halves_the_file_and_stays_close(saved: Path, tmp_path: Path) -> None:
