@@ -136,7 +136,7 @@ def prepare(
     def look_up(sample: Sample) -> _Entry:
         stored = cache.get(sample.image) if cache is not None and sample.image is not None else None
         is_read = stored is None or config.uses_depth
-        return sample, stored, load_sample(config, sample) if is_read else None
+        return sample, stored, load_sample(config, sample, longest_side=1) if is_read else None
 
     with autocast(network.device, precision):
         found = prefetch(look_up, samples, workers=count_readers(network.device))
@@ -164,7 +164,7 @@ def _features(network: ASTNetwork, batch: Sequence[_Entry], cache: FeatureCache 
     found = [stored for _, stored, _ in batch if stored is not None]
     if len(found) == len(batch):
         return torch.stack(found).to(network.device)
-    loaded = [part or load_sample(network.config, sample) for sample, _, part in batch]
+    loaded = [part or load_sample(network.config, sample, longest_side=1) for sample, _, part in batch]
     # The backbone may give channels_last, and convolutions round differently on that than on what the cache gives.
     computed = network.extract_features(stack_pixel_values(network.config, loaded, network.device)).contiguous()
     for (sample, stored, _), features in zip(batch, computed, strict=True):

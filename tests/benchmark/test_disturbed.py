@@ -122,7 +122,7 @@ def test_a_full_disk_is_a_sentence_and_room_mends_it(
 ) -> None:
     disk, mount = tmp_path / "disk", shutil.which("mount")
     (disk / "run").mkdir(parents=True)
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk / "run"]).returncode:
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1200k", "tmpfs", disk / "run"]).returncode:
         pytest.skip("a small disk cannot be mounted here")
     request.addfinalizer(lambda: subprocess.run(["umount", "--lazy", disk / "run"]))
     assert start(disk / "run").wait(900) == 1
