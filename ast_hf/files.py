@@ -79,7 +79,8 @@ def write_together(files: Mapping[Path, Sequence[bytes | memoryview]]) -> None:
             os.chmod(aside[path], 0o666 & ~current_umask())  # mkstemp makes files that only their owner may read
         for path, temporary in aside.items():
             os.replace(temporary, path)
-            sync_folder(path.parent)
+        for folder in {path.parent for path in files}:
+            sync_folder(folder)
     except BaseException as error:
         for temporary in aside.values():
             Path(temporary).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ Several runs may share one output folder: a job is locked while a worker has it,
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +35,16 @@ class Handle(NamedTuple):
 _NO_WORKER = Handle(lambda: None, lambda: None)
 
 
-class Launcher:
+class Launcher(ABC):
     """Where workers run; `slots` is how many may be started at a time."""
 
     slots: int
 
+    @abstractmethod
     def start(self, arguments: Sequence[str], log: Path) -> Handle:
         """Starts Python with these arguments, its output added to `log`; raises `LaunchError` or `OSError`."""
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Gives back what the launcher holds; most hold nothing."""
 
 
