@@ -108,7 +108,7 @@ def test_ends_with_its_parent_and_after_its_time(tmp_path: Path) -> None:
     )
     with contextlib.ExitStack() as stack:
         processes = []
-        for seed, options in enumerate((["--with-parent"], ["--timeout", "0.5"])):
+        for seed, options in enumerate((["--with-parent"], ["--timeout", "10"])):
             command = [sys.executable, "-c", code, str(write_spec(tmp_path, make_job(seed=seed))), *options]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             processes.append(subprocess.Popen(command, **pipes))  # type: ignore[call-overload]
